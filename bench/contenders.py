@@ -1,0 +1,112 @@
+"""Who is measured, and how each is put in front of a program.
+
+Every contender is a Debian package; one that is missing is installed when we may, else said in a line
+and left out.  Bartender comes from the build directory, with everything switched on that production
+has: the misuse check, process durability, all sizes routed to the arena.
+"""
+
+import glob
+import os
+import shutil
+import subprocess
+import tempfile
+
+LIBRARIES = '/usr/lib/x86_64-linux-gnu/'
+MEMTIER_FILE = 'KIND:FS_DAX,PATH:{directory},PMEM_SIZE_LIMIT:4G,RATIO:1;POLICY:STATIC_RATIO'
+
+
+class Contender:
+    """One allocator.  `program` replaces the loops program where it cannot be preloaded."""
+
+    def __init__(self, name, package=None, library=None, environment=None, program=None,
+                 program_options=(), persistent=False):
+        self.name = name
+        self.package = package
+        self.library = library  # a glob under LIBRARIES, or a path
+        self.environment = environment or {}
+        self.program = program
+        self.program_options = list(program_options)
+        self.persistent = persistent
+
+    def preload(self):
+        """The path to preload, or None if it is not there."""
+        if self.library is None:
+            return None
+        found = sorted(glob.glob(os.path.join(LIBRARIES, self.library)))
+        return found[0] if found else None
+
+    def settings(self, directory):
+        """What is added to the environment; `directory` is for its files."""
+        added = {k: v.format(directory=directory) for k, v in self.environment.items()}
+        if self.library is not None:
+            added['LD_PRELOAD'] = self.preload()
+        return added
+
+
+def all_contenders(bartender_library):
+    """In the order of the table; the first is what the others are compared with."""
+    return [
+        Contender('glibc'),
+        Contender('bartender', library=os.path.abspath(bartender_library), persistent=True,
+                  environment={'BARTENDER_THRESHOLD': '0', 'BARTENDER_DURABILITY': 'process',
+                               'BARTENDER_ARENA': '{directory}/%e.%p.arena'}),
+        Contender('mimalloc', 'libmimalloc2.0', 'libmimalloc.so.2.0'),
+        Contender('jemalloc', 'libjemalloc2', 'libjemalloc.so.2'),
+        Contender('tcmalloc', 'libtcmalloc-minimal4', 'libtcmalloc_minimal.so.4'),
+        Contender('memtier', 'libmemkind0', 'libmemtier.so.0',
+                  environment={'MEMKIND_MEM_TIERS': 'KIND:DRAM,RATIO:1;POLICY:STATIC_RATIO'}),
+        Contender('memtier-file', 'libmemkind0', 'libmemtier.so.0',
+                  environment={'MEMKIND_MEM_TIERS': MEMTIER_FILE}),
+        Contender('gc', 'libgc-dev', program='gc'),
+        Contender('pmemobj-atomic', 'libpmemobj-dev', program='pmemobj',
+                  program_options=['--mode', 'atomic', '--pool', '{directory}/pmemobj.pool'],
+                  environment={'PMEM_IS_PMEM_FORCE': '1'}),
+        Contender('pmemobj-tx', 'libpmemobj-dev', program='pmemobj',
+                  program_options=['--mode', 'tx', '--pool', '{directory}/pmemobj.pool'],
+                  environment={'PMEM_IS_PMEM_FORCE': '1'}),
+    ]
+
+
+def install(package):
+    """Whether the package could be installed; only root tries."""
+    if os.geteuid() != 0 or shutil.which('apt-get') is None:
+        return False
+    command = ['apt-get', 'install', '-y', '-qq', '--no-install-recommends', package]
+    environment = dict(os.environ, DEBIAN_FRONTEND='noninteractive')
+    try:
+        return subprocess.run(command, env=environment, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL, timeout=300, check=False).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def missing_reason(contender, programs):
+    """None if the contender can run, else one line that says why not and what to do."""
+    if contender.program is not None:
+        if os.path.exists(os.path.join(programs, contender.program)):
+            return None
+        return (f'{contender.name}: {contender.program} was not built; install {contender.package}'
+                ' and configure the build again')
+    if contender.library is None or contender.preload() is not None:
+        return None
+    if contender.package is None:
+        return f'{contender.name}: {contender.library} is missing; build it first'
+    if install(contender.package) and contender.preload() is not None:
+        return None
+    return f'{contender.name}: package {contender.package} is missing; apt-get install it'
+
+
+def working_directory():
+    """A private directory on tmpfs for arenas and pools; the caller removes it."""
+    return tempfile.mkdtemp(prefix='bartender-bench-',
+                            dir='/dev/shm' if os.path.isdir('/dev/shm') else None)
+
+
+# Meson, for one, sets MALLOC_PERTURB_ for its tests, which makes glibc fill every block.
+ALLOCATOR_SETTINGS = ('BARTENDER_', 'MEMKIND_', 'PMEM', 'MALLOC_', 'GLIBC_TUNABLES', 'MIMALLOC_',
+                      'TCMALLOC_', 'GC_', 'LD_PRELOAD')
+
+
+def clean_environment():
+    """Ours without any allocator's settings."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(ALLOCATOR_SETTINGS)}

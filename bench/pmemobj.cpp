@@ -1,0 +1,59 @@
+// What does libpmemobj, the reference for exact persistent allocation, ask for the same loops?
+//
+//   pmemobj pair|batch|... --mode atomic|tx --pool FILE [the options of small]
+//
+// atomic: pmemobj_alloc and pmemobj_free, each failure-atomic by a redo log.  tx: each in a
+// transaction of its own.  Set PMEM_IS_PMEM_FORCE=1 so that a pool on tmpfs is flushed as pmem is.
+
+#include <libpmemobj.h>
+
+#include "loops.hpp"
+
+namespace {
+
+PMEMobjpool* pool;
+
+struct Atomic {
+  static void* allocate(size_t size_bytes) {
+    PMEMoid block;
+    if (pmemobj_alloc(pool, &block, size_bytes, 0, nullptr, nullptr) != 0) return nullptr;
+    return pmemobj_direct(block);
+  }
+  static void release(void* address) {
+    PMEMoid block = pmemobj_oid(address);
+    pmemobj_free(&block);
+  }
+};
+
+struct Transactional {
+  static void* allocate(size_t size_bytes) {
+    if (pmemobj_tx_begin(pool, nullptr, TX_PARAM_NONE) != 0) return nullptr;
+    const PMEMoid block = pmemobj_tx_xalloc(size_bytes, 0, POBJ_XALLOC_NO_ABORT);
+    pmemobj_tx_commit();
+    pmemobj_tx_end();
+    return pmemobj_direct(block);
+  }
+  static void release(void* address) {
+    if (pmemobj_tx_begin(pool, nullptr, TX_PARAM_NONE) != 0) bench::fail("pmemobj_tx_begin");
+    pmemobj_tx_xfree(pmemobj_oid(address), POBJ_XFREE_NO_ABORT);
+    pmemobj_tx_commit();
+    pmemobj_tx_end();
+  }
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const bench::Options options(argc, argv);
+  const char* path = options.text("--pool", nullptr);
+  if (path == nullptr) bench::fail("--pool FILE is missing");
+  pool = pmemobj_create(path, "bench", options.number("--pool-mib", 2048) * bench::kMiB, 0600);
+  if (pool == nullptr) bench::fail(pmemobj_errormsg());
+  if (std::strcmp(options.text("--mode", "atomic"), "tx") == 0) {
+    bench::run_loop<Transactional>(options);
+  } else {
+    bench::run_loop<Atomic>(options);
+  }
+  pmemobj_close(pool);
+  unlink(path);
+}

@@ -1,0 +1,292 @@
+// An open arena: its file, its zones of frames, its superblocks and large blocks.
+//
+// What media holds is truth; all the rest here is DRAM and rebuilt at open.  A block is live exactly when its state says so: one store commits
+// malloc, one store commits free, one 8-byte store of a descriptor takes, resizes or gives back an extent.
+//
+// What a crash leaves, between any two stores:
+//   - a header update: two copies, one after the other; the valid one with the higher sequence counts, and nothing relies on an update before both are
+//     written.
+//   - grown space that the header does not know of yet: it is grown again, and was never used.
+//   - an extent with a descriptor, no live block in it: recovery gives it back.
+//
+// Thread safety: all public functions may run concurrently unless they say otherwise.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "core/base/lock.hpp"
+#include "core/base/result.hpp"
+#include "core/heap/extent_map.hpp"
+#include "core/heap/heap.hpp"
+#include "core/heap/superblock.hpp"
+#include "core/heap/thread_cache.hpp"
+#include "core/persist/layout.hpp"
+#include "core/persist/mapping.hpp"
+#include "core/persist/persist.hpp"
+
+namespace btd {
+
+// What free() and realloc() found.
+enum class Verdict : uint8_t {
+  kGood,
+  kNotLive,     // in a slot or large block of ours that is free: a double free, or never allocated
+  kMiddle,      // inside a block, not at its start
+  kNoBlock,     // in the arena, where no block is
+};
+
+struct Usage {
+  uint64_t live_bytes;
+  uint64_t live_blocks;
+  uint64_t live_large_bytes;
+  uint64_t live_large_blocks;
+  uint64_t grown_bytes;   // data frames backed at some time
+  uint64_t free_bytes;    // of those, in free extents
+};
+
+// One zone of frames.
+struct Zone {
+  uint32_t first_frame;
+  uint32_t frame_count;
+  uint32_t frames_grown;
+  ExtentMap extents;  // protected by the extent lock
+};
+
+class Arena {
+ public:
+  // --- Life ------------------------------------------------------------------------------------------------------------
+
+  // Makes a new arena in a file that holds nothing.  ERRORS: kNoSpace, kNoMemory: try a smaller capacity.
+  Error create(const Mapping& mapping, uint64_t capacity_bytes, bool keep_from_children = false);
+
+  // Maps an arena whose header has been checked.  Nothing is known of its frames until recovery says it.
+  // ERRORS: kAddressTaken, kNoMemory, kNoSpace.
+  Error attach(const Mapping& mapping, const ArenaHeader& header, bool keep_from_children = false);
+
+  // From recovery, for each extent in use and each run of free frames.  REQUIRES: no other thread.
+  void adopt_superblock(uint32_t first_frame, uint32_t size_class);
+  void adopt_large(uint32_t first_frame) { *entry(first_frame) = {0, kLargeEntry}; }
+  void adopt_free(uint32_t first_frame, uint32_t frame_count);
+  // There may be survivors; if not, the first look will tell.
+  void note_survivors() { may_have_survivors_ = true; }
+  // If the epochs of live blocks may span more than `span_max`, gives up the oldest until they span `span_kept` (or keeps their blocks for ever,
+  // where survivors must not be reclaimed), so that no tag comes round while it is in use.
+  void retire_epochs(uint64_t span_max, uint64_t span_kept);
+
+  // Changes the header by fill(ArenaHeader&) and writes both copies.  REQUIRES: the extent lock, or no other thread.
+  template <typename Fill>
+  void update_header(Fill fill) {
+    fill(header_);
+    write_header();
+  }
+
+  // First of all.
+  void set_persist(Persist& persist) { persist_ = &persist; }
+  // REQUIRES: update_header() has set the epoch of this open.
+  void start();
+
+  bool is_open() const { return is_open_; }
+  uint64_t data_bytes() const { return data_bytes_; }
+  // At a good end: the blocks of this epoch are given up, and the file too when it holds no others.
+  void discard();
+  // At any end by exit(): the header says so.
+  void close_in_good_order();
+  // Unmaps everything.  REQUIRES: no other thread uses the arena.
+  void close();
+
+  // --- Threads ---------------------------------------------------------------------------------------------------------
+
+  // A heap for the calling thread; nullptr: the kernel refuses DRAM.
+  Heap* acquire_heap();
+  // Flushes the cache and hands the superblocks to the orphan heap.
+  void release_heap(Heap& heap);
+
+  // --- Blocks ----------------------------------------------------------------------------------------------------------
+
+  bool contains(const void* pointer) const {
+    return reinterpret_cast<uintptr_t>(pointer) - geometry_.coarse_base < data_bytes_;
+  }
+
+  // A small block when the bin is empty: refills it, or another class's when the zone is full.  nullptr: the arena is full.
+  // REQUIRES: size_bytes <= kSmallBytesMax.
+  void* allocate_small(ThreadCache& cache, size_t size_bytes);
+
+  // A run of frames.  *is_zero tells whether all its bytes are zero.  nullptr: the arena is full.
+  // REQUIRES: alignment is a power of two.
+  void* allocate_large(size_t size_bytes, size_t alignment, bool* is_zero);
+
+  // Any size and alignment; *is_zero may be nullptr.
+  void* allocate(ThreadCache& cache, size_t size_bytes, size_t alignment, bool* is_zero);
+
+  // Frees whatever ThreadCache::free() would not.  REQUIRES: contains(pointer).
+  Verdict free(ThreadCache& cache, void* pointer);
+
+  // Size the program may use; 0: not a live block.  REQUIRES: contains(pointer).
+  size_t usable_size(const void* pointer) const;
+  Verdict look_up(const void* pointer) const;
+
+  // Makes the block hold size_bytes where it is.  False: it cannot; the block is as it was.
+  bool resize_in_place(void* pointer, size_t size_bytes);
+
+  // --- Memory ----------------------------------------------------------------------------------------------------------
+
+  // Returns the memory of free extents to the file system: those free for at least `age_s`.  True if any was.
+  bool give_back(uint32_t age_s);
+
+  Usage usage();
+  const ArenaHeader& header() const { return header_; }
+  Mapping& mapping() { return mapping_; }
+  const Geometry& geometry() const { return geometry_; }
+  uint8_t tag() const { return tag_; }
+  const char* path() const { return mapping_.path(); }
+
+  // --- Fork (core/heap/snapshot.cpp) ---------------------------------------------------------------------------------------
+
+  // Around fork(): a private copy of every live frame is made before, and takes the arena's place in the child.
+  void fork_prepare();
+  void fork_parent();
+  void fork_child();
+  // In the child: frees a block of the snapshot.
+  Verdict free_inherited(void* pointer);
+
+  // --- For the heap and its caches ------------------------------------------------------------------------------------------
+
+  // Gives `heap` a superblock with free slots: an orphan, else a fresh one.  False: no space.
+  bool provide(size_t size_class, Heap& heap);
+  // Gives the frames of an empty superblock back.  REQUIRES: it is in no list.
+  void retire(Superblock& superblock);
+  // Sends blocks with state 0 to the heaps they belong to.
+  void give_remote(void* const* blocks, uint32_t count);
+
+  // nullptr: no superblock there.  REQUIRES: contains(pointer).
+  Superblock* superblock_of(const void* pointer) const {
+    uint32_t index = entry(frame_of(pointer))->superblock;
+    return index == 0 || index == kLargeEntry ? nullptr : &superblocks_[index - 1];
+  }
+
+ private:
+  struct Reclaimed {
+    uint64_t blocks;
+    uint64_t bytes;
+    bool any() const { return blocks > 0; }
+  };
+  struct PrivateRange {
+    void* copy;
+    uint64_t offset;
+    size_t size_bytes;
+  };
+  static constexpr int kPrivateRanges = 5;
+
+  void write_header();
+  Error prepare(const Mapping& mapping, const ArenaHeader& header);
+  Error reserve_tables();
+  void release_tables();
+
+  FrameHeader* frame_header(uint32_t frame) const { return frame_headers_ + frame; }
+  FrameEntry* entry(uint32_t frame) const { return entries_ + frame; }
+  uint32_t frame_of(const void* pointer) const {
+    return static_cast<uint32_t>((reinterpret_cast<uintptr_t>(pointer) - geometry_.coarse_base) >> kFrameShift);
+  }
+  char* frame_address(uint32_t frame) const {
+    return reinterpret_cast<char*>(geometry_.coarse_base) + (uint64_t{frame} << kFrameShift);
+  }
+  uint64_t frame_offset(uint32_t frame) const { return data_offset_ + (uint64_t{frame} << kFrameShift); }
+  Zone& zone_of(uint32_t frame) { return frame < fine_.first_frame ? coarse_ : fine_; }
+
+  // REQUIRES: the extent lock.
+  FreeExtent take_frames(Zone& zone, uint32_t frame_count, size_t alignment);
+  bool grow(Zone& zone, uint32_t frames_wanted);
+  Error grow_metadata(Zone& zone, uint32_t first, uint32_t count);
+  void give_frames(uint32_t first_frame, uint32_t frame_count, bool is_zero);
+  void tick();
+  bool give_back_locked(uint32_t age_s, uint32_t extents_max);
+
+  void publish_head(uint32_t frame, ExtentKind kind, uint8_t detail, uint32_t frame_count);
+  Superblock* new_superblock();
+  void set_owner(Superblock& superblock, uint16_t owner);
+  Superblock* carve(size_t size_class);
+  bool adopt_orphan(size_t size_class, Heap& heap);
+  void* try_allocate_large(uint32_t frame_count, uint32_t tail_pages, size_t alignment, bool* is_zero);
+  Verdict free_large(void* pointer, uint32_t frame);
+  void give_home(void* block);
+  Heap* lock_owner(Superblock& superblock);
+
+  // Memory pressure (core/heap/pressure.cpp): retires empty recovered superblocks, then the blocks of the oldest epoch.  True: try again.
+  bool relieve();
+  bool scan_orphans();
+  struct Survivors {
+    uint64_t oldest_epoch;  // 0: none
+    bool has_kept;
+  };
+  Survivors survivors();
+  // Stores `state` (free or kept) in place of the tag, everywhere.
+  Reclaimed retag(uint8_t tag, uint8_t state);
+  template <typename Visit>
+  void for_each_extent(Visit visit) const;
+
+  // Constant after open.
+  Mapping mapping_;
+  Persist* persist_ = nullptr;
+  Geometry geometry_{};
+  FrameHeader* frame_headers_ = nullptr;
+  uint64_t data_offset_ = 0;
+  uint64_t data_bytes_ = 0;
+  uint64_t capacity_frames_ = 0;
+  uint64_t page_bytes_ = 0;
+  uint8_t tag_ = 0;
+  bool is_open_ = false;
+  FrameEntry* entries_ = nullptr;
+  ExtentNode* nodes_ = nullptr;
+  Superblock* superblocks_ = nullptr;
+  char* tables_ = nullptr;
+  size_t tables_bytes_ = 0;
+
+ public:
+  // Set by the opener before start(): survivors may be reclaimed under pressure.
+  bool may_reclaim_survivors = true;
+
+ private:
+  // Protected by extent_lock_.
+  Lock extent_lock_;
+  ArenaHeader header_{};  // what both copies on media say
+  Zone coarse_{};
+  Zone fine_{};
+  uint32_t superblock_end_ = 0;          // of the used part of superblocks_
+  uint32_t superblocks_backed_ = 0;
+  uint32_t spare_superblock_ = 0;        // index + 1 of the first unused one; linked by reserved_b
+  uint32_t next_tick_s_ = 0;
+  uint32_t next_growth_s_ = 0;           // the file system refused; do not ask again before
+  bool can_give_back_ = true;
+  PrivateRange snapshot_[kPrivateRanges] = {};
+
+  // Protected by relief_lock_ (taken with no other lock held).
+  Lock relief_lock_;
+  bool may_have_survivors_ = false;
+  uint32_t next_relief_s_ = 0;
+
+  // The orphan heap and its lock; the list of idle heaps and the count of all.
+  Heap orphans_;
+  Heap* idle_heaps_ = nullptr;
+  Heap** heaps_ = nullptr;               // by id; written under the orphan heap's lock, read without
+  uint32_t heap_count_ = 0;
+};
+
+// One after the other, heads of extents in use below the grown marks.  visit(frame, descriptor).
+template <typename Visit>
+void Arena::for_each_extent(Visit visit) const {
+  for (const Zone* zone : {&coarse_, &fine_}) {
+    uint32_t end = zone->first_frame + zone->frames_grown;
+    for (uint32_t frame = zone->first_frame; frame < end;) {
+      Descriptor descriptor = frame_header(frame)->descriptor;
+      if (descriptor.kind == static_cast<uint8_t>(ExtentKind::kFree)) {
+        frame++;
+        continue;
+      }
+      visit(frame, descriptor);
+      frame += descriptor.frame_count;
+    }
+  }
+}
+
+}  // namespace btd

@@ -1,0 +1,177 @@
+// What an arena does when it is full: first it looks at what recovery left unexamined, then it gives up survivors, the oldest epoch first.
+//
+// Survivors are blocks of earlier epochs that no pointer of this process leads to.  They stay for `bartender salvage` until their space is needed.
+#include "core/base/log.hpp"
+#include "core/base/sys.hpp"
+#include "core/heap/arena.hpp"
+
+namespace btd {
+
+bool Arena::relieve() {
+  LockGuard guard(relief_lock_);
+  // A full arena is asked again and again; it answers fast.
+  auto now_s = static_cast<uint32_t>(sys::steady_clock_s());
+  if (now_s < next_relief_s_) return false;
+  if (scan_orphans()) return true;
+  // Free extents that are backed and ones that are not do not join; now all are alike.
+  if (give_back(0)) return true;
+  if (may_have_survivors_ && may_reclaim_survivors) {
+    uint64_t epoch = survivors().oldest_epoch;
+    if (epoch != 0) {
+      Reclaimed reclaimed = retag(tag_of_epoch(epoch), kStateFree);
+      Line().text("the arena ").text(path()).text(" is full: dropped ").number(reclaimed.blocks).text(" blocks (")
+          .size(reclaimed.bytes).text(") that survived epoch ").number(epoch)
+          .text("; to keep survivors, set BARTENDER_ON_RESTART=keep or a larger BARTENDER_SIZE").write(LogLevel::kError);
+      if (reclaimed.any()) return true;
+    }
+    may_have_survivors_ = false;
+  }
+  next_relief_s_ = now_s + 1;
+  return false;
+}
+
+// Retires recovered superblocks that turn out to be empty.
+bool Arena::scan_orphans() {
+  bool is_any = false;
+  for (size_t size_class = 0; size_class < kSizeClassCount; size_class++) {
+    LockGuard guard(orphans_.lock());
+    while (Superblock* superblock = orphans_.unscanned(size_class)) {
+      orphans_.remove(*superblock);
+      superblock->scan();
+      if (superblock->is_empty()) {
+        retire(*superblock);
+        is_any = true;
+      } else {
+        orphans_.add(*superblock);
+      }
+    }
+    // Orphans keep one empty superblock a class; not when space is short.
+    for (Superblock* superblock = orphans_.partial(size_class); superblock != nullptr;) {
+      Superblock* next = superblock->next;
+      if (superblock->is_empty()) {
+        orphans_.remove(*superblock);
+        retire(*superblock);
+        is_any = true;
+      }
+      superblock = next;
+    }
+  }
+  return is_any;
+}
+
+Arena::Survivors Arena::survivors() {
+  Survivors found{};
+  auto consider = [&](uint8_t tag) {
+    if (tag == kStateKept) found.has_kept = true;
+    if (tag == kStateFree || tag > kTagMax || tag == tag_) return;
+    uint64_t epoch = epoch_of_tag(tag, header_.epoch);
+    if (epoch != 0 && (found.oldest_epoch == 0 || epoch < found.oldest_epoch)) found.oldest_epoch = epoch;
+  };
+  LockGuard guard(extent_lock_);
+  for_each_extent([&](uint32_t frame, Descriptor descriptor) {
+    if (descriptor.kind == static_cast<uint8_t>(ExtentKind::kLarge)) {
+      consider(tag_of_large_state(frame_header(frame)->state));
+      return;
+    }
+    const Superblock* superblock = superblock_of(frame_address(frame));
+    if (superblock == nullptr) return;  // carved this moment
+    for (uint32_t slot = 0; slot < superblock->info().slot_count; slot++) consider(*superblock->state(slot));
+  });
+  return found;
+}
+
+// Each block by its own commit: a crash in the middle leaves some of them as they were.
+Arena::Reclaimed Arena::retag(uint8_t tag, uint8_t new_state) {
+  Reclaimed reclaimed{};
+  for (uint32_t index = 0; index < superblock_end_; index++) {
+    Superblock& superblock = superblocks_[index];
+    Heap* owner = lock_owner(superblock);
+    if (owner == nullptr) continue;
+    bool is_retired = false;
+    for (uint32_t slot = 0; slot < superblock.info().slot_count && !is_retired; slot++) {
+      uint8_t* state = superblock.state(slot);
+      if (*state != tag) continue;
+      publish(state, new_state);
+      persist_->persist(state, 1);
+      reclaimed.blocks++;
+      reclaimed.bytes += superblock.info().slot_bytes;
+      is_retired = new_state == kStateFree && owner->give(superblock, slot);
+    }
+    if (is_retired) retire(superblock);
+    owner->lock().unlock();
+  }
+  for (uint32_t frame = 0; frame < coarse_.frames_grown; frame++) {
+    if (entry(frame)->superblock != kLargeEntry || frame_header(frame)->state != large_state(tag)) continue;
+    reclaimed.blocks++;
+    reclaimed.bytes += uint64_t{frame_header(frame)->descriptor.frame_count} * kFrameBytes;
+    if (new_state == kStateFree) {
+      free_large(frame_address(frame), frame);
+    } else {
+      publish(&frame_header(frame)->state, large_state(new_state));
+      persist_->persist(&frame_header(frame)->state, sizeof(uint16_t));
+    }
+  }
+  return reclaimed;
+}
+
+Usage Arena::usage() {
+  Usage usage{};
+  LockGuard guard(extent_lock_);
+  for_each_extent([&](uint32_t frame, Descriptor descriptor) {
+    if (descriptor.kind == static_cast<uint8_t>(ExtentKind::kLarge)) {
+      if (frame_header(frame)->state == 0) return;
+      usage.live_large_blocks++;
+      usage.live_large_bytes += uint64_t{descriptor.frame_count} * kFrameBytes - descriptor.detail * page_bytes_;
+      return;
+    }
+    const Superblock* superblock = superblock_of(frame_address(frame));
+    if (superblock == nullptr) return;
+    for (uint32_t slot = 0; slot < superblock->info().slot_count; slot++) {
+      if (*superblock->state(slot) == kStateFree) continue;
+      usage.live_blocks++;
+      usage.live_bytes += superblock->info().slot_bytes;
+    }
+  });
+  usage.live_blocks += usage.live_large_blocks;
+  usage.live_bytes += usage.live_large_bytes;
+  usage.grown_bytes = (uint64_t{coarse_.frames_grown} + fine_.frames_grown) * kFrameBytes;
+  usage.free_bytes = (uint64_t{coarse_.extents.free_frames()} + fine_.extents.free_frames()) * kFrameBytes;
+  return usage;
+}
+
+void Arena::retire_epochs(uint64_t span_max, uint64_t span_kept) {
+  uint64_t epoch = header_.epoch;
+  if (!may_have_survivors_) {
+    header_.oldest_epoch = epoch + 1;  // reaches media with the header update that raises the epoch
+    return;
+  }
+  if (epoch - min(header_.oldest_epoch, epoch) < span_max) return;
+  for (;;) {
+    uint64_t oldest = survivors().oldest_epoch;
+    if (oldest == 0 || epoch - oldest < span_kept) {
+      header_.oldest_epoch = oldest == 0 ? epoch + 1 : oldest;
+      return;
+    }
+    Reclaimed retired = retag(tag_of_epoch(oldest), may_reclaim_survivors ? kStateFree : kStateKept);
+    Line().text(path()).text(": ").number(retired.blocks).text(" blocks (").size(retired.bytes).text(") of epoch ").number(oldest)
+        .text(may_reclaim_survivors ? " were dropped" : " are kept for ever").text(": so many restarts ago that its tag comes round")
+        .write(LogLevel::kError);
+  }
+}
+
+void Arena::discard() {
+  Survivors left = may_have_survivors_ ? survivors() : Survivors{};
+  if (left.oldest_epoch == 0 && !left.has_kept) {
+    mapping_.unlink();
+    return;
+  }
+  retag(tag_, kStateFree);
+  close_in_good_order();
+}
+
+void Arena::close_in_good_order() {
+  LockGuard guard(extent_lock_);
+  update_header([](ArenaHeader& header) { header.state = static_cast<uint32_t>(ArenaState::kClean); });
+}
+
+}  // namespace btd

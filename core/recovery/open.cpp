@@ -1,0 +1,256 @@
+#include "core/recovery/open.hpp"
+
+#include <unistd.h>
+
+#include <cstring>
+#include <new>
+
+#include "core/base/sys.hpp"
+#include "core/persist/layout.hpp"
+#include "core/persist/persist.hpp"
+#include "core/recovery/view.hpp"
+
+namespace btd {
+namespace {
+
+// Epochs may differ by at most this much before the oldest are retired: well before their tags come round again (kTagMax).
+constexpr uint64_t kEpochSpanMax = 240;
+constexpr uint64_t kEpochSpanKept = 120;
+
+// Too large for the stack of a small thread, which may be the one to open the arena; and not an object with a destructor, which would run while the
+// program still allocates.
+alignas(ArenaView) char view_storage[sizeof(ArenaView)];
+ArenaView& view = reinterpret_cast<ArenaView&>(view_storage);
+
+uint64_t start_ticks_of_self() {
+  char text[1024];
+  if (sys::read_file("/proc/self/stat", text, sizeof(text)) <= 0) return 0;
+  // The name in parentheses may hold anything; field 22 is the 20th after it.
+  const char* at = std::strrchr(text, ')');
+  for (int field = 0; at != nullptr && field < 20; field++) at = std::strchr(at + 1, ' ');
+  uint64_t ticks = 0;
+  for (at = at == nullptr ? "" : at + 1; *at >= '0' && *at <= '9'; at++) ticks = ticks * 10 + static_cast<uint64_t>(*at - '0');
+  return ticks;
+}
+
+void boot_id_of_machine(uint8_t (&id)[16]) {
+  char text[64];
+  std::memset(id, 0, sizeof(id));
+  if (sys::read_file("/proc/sys/kernel/random/boot_id", text, sizeof(text)) < 36) return;
+  int digits = 0;
+  for (const char* at = text; *at != '\0' && digits < 32; at++) {
+    int value = *at >= '0' && *at <= '9' ? *at - '0' : *at >= 'a' && *at <= 'f' ? *at - 'a' + 10 : -1;
+    if (value < 0) continue;
+    id[digits / 2] = static_cast<uint8_t>(id[digits / 2] << 4 | value);
+    digits++;
+  }
+}
+
+void name_owner(ArenaHeader& header, const char* program) {
+  header.state = static_cast<uint32_t>(ArenaState::kOpen);
+  header.pid = static_cast<uint32_t>(getpid());
+  header.pid_start_ticks = start_ticks_of_self();
+  boot_id_of_machine(header.boot_id);
+  header.opened_s = sys::wall_clock_s();
+  std::memset(header.program, 0, sizeof(header.program));
+  std::memcpy(header.program, program, min(std::strlen(program), sizeof(header.program) - 1));
+}
+
+Error refuse(Line& why, const char* path, Error error, const char* reason, const char* advice) {
+  why.text(path).text(": ").text(reason).text("; nothing was written to it; ").text(advice);
+  return error;
+}
+
+Error refuse_mapping(Line& why, const char* path, Error error) {
+  switch (error) {
+    case Error::kInUse: {
+      why.text(path).text(": in use");
+      if (ArenaView::open(path, view) == Error::kNone) {
+        why.text(" by process ").number(view.header().pid).text(" (").text(view.header().program).text(")");
+      }
+      view.close();
+      why.text("; it was left alone; wait for it to end, or choose another BARTENDER_ARENA (a pattern with %n takes the next free name)");
+      return error;
+    }
+    case Error::kUnsupported:
+      return refuse(why, path, error, "cannot hold an arena: it is a directory, a link, a FIFO or a device without DAX",
+                    "set BARTENDER_ARENA to the path of a file");
+    case Error::kPermission:
+      return refuse(why, path, error, "access is refused", "set BARTENDER_ARENA to a file that you may write");
+    case Error::kNotFound:
+      return refuse(why, path, error, "its directory does not exist", "make the directory, or set BARTENDER_ARENA to another");
+    case Error::kNoSpace:
+      return refuse(why, path, error, "the file system has no room for it", "free space there, or set BARTENDER_ARENA to another place");
+    case Error::kNoMemory:
+      return refuse(why, path, error, "the kernel refuses the address space", "raise ulimit -v, or set a smaller BARTENDER_SIZE");
+    case Error::kAddressTaken:
+      return refuse(why, path, error, "its fixed address is occupied in this process",
+                    "read it with bartender salvage, then remove it with bartender rm");
+    default:
+      return refuse(why, path, error, "the kernel refuses it", "see dmesg, or set BARTENDER_ARENA to another place");
+  }
+}
+
+// A file whose making was cut short: it has no magic yet, and nothing but (a part of) the header was ever written to it.
+bool is_never_used(const Mapping& mapping) {
+  if (mapping.backend() == Backend::kDevdax || mapping.length_bytes() == 0) return mapping.length_bytes() == 0;
+  if (!mapping.is_hole_from(2 * kArenaHeaderBytes)) return false;
+  for (uint64_t copy = 0; copy < 2; copy++) {
+    uint64_t magic = 0;
+    if (!mapping.read(copy * kArenaHeaderBytes, &magic, sizeof(magic)) || (magic != 0 && magic != kArenaMagic)) return false;
+    // With the magic in copy A alone the making was all but done; still no block was ever given out.
+    if (copy == 1 && magic == kArenaMagic) return false;
+  }
+  return true;
+}
+
+Error create(const OpenRequest& request, const Mapping& mapping, Arena& arena, Line& why) {
+  uint64_t capacity_bytes = request.capacity_bytes;
+  if (mapping.backend() == Backend::kDevdax) capacity_bytes = mapping.length_bytes();
+  for (;;) {
+    Error error = arena.create(mapping, capacity_bytes, request.keep_from_children);
+    if (error == Error::kNone) return error;
+    // ulimit -v, valgrind, file size limits: a smaller arena is better than none.
+    bool is_too_large = error == Error::kNoSpace || error == Error::kNoMemory;
+    if (!is_too_large || capacity_bytes / 2 < kCapacityBytesMin) return refuse_mapping(why, request.path, error);
+    capacity_bytes /= 2;
+  }
+}
+
+Error damaged_frame(Line& why, const char* path, uint64_t frame, const char* what) {
+  why.text(path).text(": frame ").number(frame).text(": ").text(what)
+      .text("; nothing was written to it; look with `bartender check ").text(path).text("`, mend a copy with --repair --to COPY");
+  return Error::kCorrupt;
+}
+
+// Checks every frame header that adopt() will trust.  Writes nothing.
+Error validate_frames(const FrameHeader* headers, const char* path, Line& why) {
+  const ArenaHeader& header = view.header();
+  struct {
+    uint64_t first, end;
+  } zones[] = {{0, header.coarse_frames_grown},
+               {header.coarse_frame_count, uint64_t{header.coarse_frame_count} + header.fine_frames_grown}};
+  for (auto [frame, end] : zones) {
+    uint64_t extent_end = frame;
+    for (; frame < end; frame++) {
+      const FrameHeader& media = headers[frame];
+      uint64_t word;
+      std::memcpy(&word, &media.descriptor, sizeof(word));
+      if (word == 0) continue;
+      if (frame < extent_end) return damaged_frame(why, path, frame, "it claims to start inside another extent");
+      Extent extent;
+      if (const char* fault = view.parse(media, frame, end, extent)) return damaged_frame(why, path, frame, fault);
+      if (const char* fault = view.body_fault(media)) return damaged_frame(why, path, frame, fault);
+      if (extent.kind == ExtentKind::kLarge && !is_large_state_valid(media.state)) {
+        return damaged_frame(why, path, frame, "the state of its block is damaged");
+      }
+      extent_end = frame + extent.frame_count;
+    }
+  }
+  return Error::kNone;
+}
+
+// Tells the arena of every extent and every run of free frames.  True: there are extents that may hold survivors.
+//
+// The only stores to media are descriptors of large extents without a block: an allocation that was cut short before its commit, or a free after it.
+bool adopt_frames(FrameHeader* headers, Arena& arena) {
+  const ArenaHeader& header = view.header();
+  bool is_any = false;
+  uint32_t coarse_end = header.coarse_frames_grown;
+  uint32_t fine_first = header.coarse_frame_count;
+  struct {
+    uint32_t first, end;
+  } zones[] = {{0, coarse_end}, {fine_first, fine_first + header.fine_frames_grown}};
+  for (auto [frame, end] : zones) {
+    uint32_t free_from = frame;
+    auto end_of_free = [&](uint32_t next) {
+      if (next > free_from) arena.adopt_free(free_from, next - free_from);
+    };
+    while (frame < end) {
+      Descriptor descriptor = headers[frame].descriptor;
+      bool is_large = descriptor.kind == static_cast<uint8_t>(ExtentKind::kLarge);
+      if (is_large && headers[frame].state == 0) {
+        publish(&headers[frame].descriptor, Descriptor{});
+        descriptor = {};
+      }
+      if (descriptor.frame_count == 0) {
+        frame++;
+        continue;
+      }
+      end_of_free(frame);
+      if (is_large) {
+        arena.adopt_large(frame);
+      } else {
+        arena.adopt_superblock(frame, descriptor.detail);
+      }
+      is_any = true;
+      frame += descriptor.frame_count;
+      free_from = frame;
+    }
+    end_of_free(end);
+  }
+  return is_any;
+}
+
+Error recover(const OpenRequest& request, const Mapping& mapping, Arena& arena, Line& why) {
+  if (Error error = ArenaView::open(request.path, view); error != Error::kNone) {
+    return refuse(why, request.path, error, fault_text(view.fault()),
+                  error == Error::kCorrupt ? "look with bartender check, mend a copy with bartender check --repair --to COPY"
+                                           : "set BARTENDER_ARENA to another path");
+  }
+  int damaged = view.damaged_copy();
+  if (damaged >= 0 && view.copy_state(damaged) == ArenaView::CopyState::kBad) {
+    Line().text(request.path).text(": copy ").text(damaged == 0 ? "A" : "B")
+        .text(" of the arena header was damaged; it was restored from the other").write(LogLevel::kInfo);
+  }
+  if (Error error = arena.attach(mapping, view.header(), request.keep_from_children); error != Error::kNone) {
+    return refuse_mapping(why, request.path, error);
+  }
+  auto* headers = reinterpret_cast<FrameHeader*>(arena.mapping().address(view.header().frame_header_offset));
+  if (Error error = validate_frames(headers, request.path, why); error != Error::kNone) return error;
+
+  // From here on the arena is understood, and written to.
+  bool may_have_survivors = adopt_frames(headers, arena);
+  arena.may_reclaim_survivors = request.on_restart != OnRestart::kKeep;
+  if (may_have_survivors) arena.note_survivors();
+  arena.retire_epochs(kEpochSpanMax, kEpochSpanKept);
+  return Error::kNone;
+}
+
+}  // namespace
+
+Error open_arena(const OpenRequest& request, Arena& arena, Line& why) {
+  ::new (static_cast<void*>(view_storage)) ArenaView;
+  Mapping mapping;
+  Error error = mapping.open(request.path, request.may_create);
+  if (error != Error::kNone) return refuse_mapping(why, request.path, error);
+  bool is_new = is_never_used(mapping);
+  if (!is_new && request.on_restart == OnRestart::kDiscard && ArenaView::open(request.path, view) == Error::kNone) {
+    if (mapping.backend() == Backend::kDevdax) {
+      is_new = true;
+    } else {
+      mapping.unlink();
+      mapping.close();
+      error = mapping.open(request.path, request.may_create);
+      if (error != Error::kNone) return refuse_mapping(why, request.path, error);
+      is_new = is_never_used(mapping);
+    }
+  }
+  arena.set_persist(process_persist());
+  error = is_new ? create(request, mapping, arena, why) : recover(request, mapping, arena, why);
+  view.close();
+  if (error != Error::kNone) {
+    if (arena.mapping().path()[0] == '\0') mapping.close();
+    arena.close();
+    return error;
+  }
+  arena.update_header([&](ArenaHeader& header) {
+    header.magic = kArenaMagic;  // with it a new arena begins to exist
+    header.epoch++;
+    name_owner(header, request.program);
+  });
+  arena.start();
+  return Error::kNone;
+}
+
+}  // namespace btd

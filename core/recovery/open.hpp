@@ -1,0 +1,32 @@
+// Opening an arena: the making of a new one, or the recovery of one whose owner is gone.
+//
+// Recovery reads the arena header and the frame headers, never the states: its time depends on the frames, not on the blocks.  It validates
+// everything it will trust before it writes anything; what it does not understand it leaves as it is.  It can be killed at any instruction and run again.
+#pragma once
+
+#include <cstdint>
+
+#include "core/base/config.hpp"
+#include "core/base/log.hpp"
+#include "core/base/result.hpp"
+#include "core/heap/arena.hpp"
+
+namespace btd {
+
+struct OpenRequest {
+  const char* path;
+  uint64_t capacity_bytes;  // of a new arena; less when the kernel refuses that much, at least kCapacityBytesMin
+  OnRestart on_restart = OnRestart::kSalvage;
+  bool keep_from_children = false;
+  bool may_create = true;
+  const char* program = "";  // recorded as the owner
+};
+
+inline constexpr uint64_t kCapacityBytesMin = 4 * kMiB;
+
+// Opens or makes the arena and starts it.  On an error `why` says what happened, what is safe and what to do.
+// ERRORS: kInUse, kUnsupported, kPermission, kNotFound, kForeign, kNewer, kMismatch, kCorrupt, kAddressTaken, kNoSpace, kNoMemory, kIo.
+// Thread safety: one call at a time in a process.
+Error open_arena(const OpenRequest& request, Arena& arena, Line& why);
+
+}  // namespace btd

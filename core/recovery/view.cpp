@@ -1,0 +1,646 @@
+#include "core/recovery/view.hpp"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "core/base/sys.hpp"
+#include "core/base/units.hpp"
+
+namespace btd {
+namespace {
+
+constexpr size_t kWindowBytes = 16 * kKiB;
+constexpr int kLiveTries =
+    8;  // a store of the owner's takes nanoseconds: one more reading nearly always suffices
+
+bool is_zero(const void* data, size_t size_bytes) {
+  auto* bytes = static_cast<const uint8_t*>(data);
+  return size_bytes == 0 || (bytes[0] == 0 && std::memcmp(bytes, bytes + 1, size_bytes - 1) == 0);
+}
+
+size_t first_nonzero(const uint8_t* bytes, size_t size_bytes) {
+  for (size_t i = 0; i < size_bytes; i++) {
+    if (bytes[i] != 0) return i;
+  }
+  return size_bytes;
+}
+
+bool is_header_valid(const ArenaHeader& header) {
+  return header.magic == kArenaMagic && header.checksum == checksum_of(header);
+}
+
+// devdax: the kernel tells the length through sysfs only.
+uint64_t device_bytes(dev_t device) {
+  char path[64];
+  char text[32];
+  snprintf(path, sizeof(path), "/sys/dev/char/%u:%u/size", major(device), minor(device));
+  if (sys::read_file(path, text, sizeof(text)) <= 0) return 0;
+  uint64_t value = 0;
+  for (const char* at = text; *at >= '0' && *at <= '9'; at++)
+    value = value * 10 + static_cast<uint64_t>(*at - '0');
+  return value;
+}
+
+}  // namespace
+
+const char* fault_text(OpenFault fault) noexcept {
+  switch (fault) {
+    case OpenFault::kNone:
+      return "nothing is wrong with it";
+    case OpenFault::kNotFound:
+      return "there is no such file";
+    case OpenFault::kPermission:
+      return "access to it is refused";
+    case OpenFault::kSymlink:
+      return "it is a symbolic link, which is never followed";
+    case OpenFault::kDirectory:
+      return "it is a directory";
+    case OpenFault::kSpecialFile:
+      return "it is a FIFO, socket or device that cannot hold an arena";
+    case OpenFault::kEmpty:
+      return "it is empty";
+    case OpenFault::kTruncated:
+      return "it is an arena that was cut short";
+    case OpenFault::kForeign:
+      return "it is no arena";
+    case OpenFault::kNewer:
+      return "it is an arena of a newer format than this version reads";
+    case OpenFault::kPageSize:
+      return "it is an arena of a machine with another page size";
+    case OpenFault::kHeaders:
+      return "both copies of its arena header are damaged";
+    case OpenFault::kGeometry:
+      return "its arena header contradicts itself";
+    case OpenFault::kSystem:
+      return "the kernel refused to read it";
+  }
+  return "it cannot be read";
+}
+
+// --- Opening
+// -----------------------------------------------------------------------------------------------------
+
+Error ArenaView::refuse(OpenFault fault, Error error) noexcept {
+  fault_ = fault;
+  return error;
+}
+
+void ArenaView::close() noexcept {
+  if (mapping_ != nullptr) sys::unmap(const_cast<uint8_t*>(mapping_), file_size_bytes_);
+  if (descriptor_ >= 0) sys::close(descriptor_);
+  mapping_ = nullptr;
+  descriptor_ = -1;
+}
+
+Error ArenaView::open(const char* path, ArenaView& view) noexcept {
+  return view.take(sys::open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY));
+}
+
+Error ArenaView::open_file(int descriptor, ArenaView& view) noexcept {
+  return view.take(descriptor);
+}
+
+Error ArenaView::take(int descriptor) noexcept {
+  close();
+  fault_ = OpenFault::kNone;
+  descriptor_ = descriptor;
+  Error error = inspect_file();
+  if (error == Error::kNone) error = read_headers();
+  if (error != Error::kNone) close();
+  return error;
+}
+
+// REQUIRES: descriptor_ is what open(2) returned, or a negative errno value.
+Error ArenaView::inspect_file() noexcept {
+  switch (descriptor_ < 0 ? -descriptor_ : 0) {
+    case 0:
+      break;
+    case ENOENT:
+    case ENOTDIR:
+      return refuse(OpenFault::kNotFound, Error::kNotFound);
+    case EACCES:
+    case EPERM:
+      return refuse(OpenFault::kPermission, Error::kPermission);
+    case ELOOP:
+      return refuse(OpenFault::kSymlink, Error::kUnsupported);
+    case ENXIO:  // a socket, or a device without a driver
+    case ENODEV:
+      return refuse(OpenFault::kSpecialFile, Error::kUnsupported);
+    default:
+      return refuse(OpenFault::kSystem, Error::kIo);
+  }
+  struct stat status;
+  if (sys::stat_of(descriptor_, &status) != 0) return refuse(OpenFault::kSystem, Error::kIo);
+  if (S_ISDIR(status.st_mode)) return refuse(OpenFault::kDirectory, Error::kUnsupported);
+  if (S_ISREG(status.st_mode)) {
+    file_size_bytes_ = static_cast<uint64_t>(status.st_size);
+    return file_size_bytes_ == 0 ? refuse(OpenFault::kEmpty, Error::kForeign) : Error::kNone;
+  }
+  if (!S_ISCHR(status.st_mode)) return refuse(OpenFault::kSpecialFile, Error::kUnsupported);
+  file_size_bytes_ = device_bytes(status.st_rdev);
+  if (file_size_bytes_ == 0) return refuse(OpenFault::kSpecialFile, Error::kUnsupported);
+  intptr_t address = sys::map(nullptr, file_size_bytes_, PROT_READ, MAP_SHARED, descriptor_, 0);
+  if (address < 0 && address > -4096) return refuse(OpenFault::kSpecialFile, Error::kUnsupported);
+  mapping_ = reinterpret_cast<const uint8_t*>(address);
+  return Error::kNone;
+}
+
+Error ArenaView::read_headers() noexcept {
+  ArenaHeader copies[2];
+  bool valid[2];
+  // The owner of a live arena may be writing the very copy we read.
+  for (int tries = 0; tries < kLiveTries; tries++) {
+    std::memset(copies, 0, sizeof(copies));
+    size_t size_bytes = static_cast<size_t>(min<uint64_t>(sizeof(copies), file_size_bytes_));
+    if (!read_file(0, copies, size_bytes)) return refuse(OpenFault::kSystem, Error::kIo);
+    valid[0] = is_header_valid(copies[0]);
+    valid[1] = is_header_valid(copies[1]);
+    if ((valid[0] && valid[1]) || !is_live()) break;
+  }
+  bool is_ours = copies[0].magic == kArenaMagic || copies[1].magic == kArenaMagic;
+  if (!is_ours) return refuse(OpenFault::kForeign, Error::kForeign);
+  if (!valid[0] && !valid[1]) {
+    // A newer format may keep its checksum elsewhere.  A flipped byte alone does not make both
+    // copies new.
+    bool is_newer = copies[0].magic == copies[1].magic &&
+                    copies[0].format_version > kFormatVersion &&
+                    copies[0].format_version == copies[1].format_version;
+    if (is_newer) return refuse(OpenFault::kNewer, Error::kNewer);
+    if (file_size_bytes_ < sizeof(copies)) return refuse(OpenFault::kTruncated, Error::kCorrupt);
+    return refuse(OpenFault::kHeaders, Error::kCorrupt);
+  }
+  int in_force = valid[0] && (!valid[1] || copies[0].sequence >= copies[1].sequence) ? 0 : 1;
+  for (int copy = 0; copy < 2; copy++) {
+    bool is_older = copies[copy].sequence < copies[in_force].sequence;
+    bool is_same = std::memcmp(&copies[copy], &copies[in_force], sizeof(ArenaHeader)) == 0;
+    copy_states_[copy] = valid[copy] && is_older ? CopyState::kStale
+                         : is_same               ? CopyState::kGood
+                                                 : CopyState::kBad;
+  }
+  header_ = copies[in_force];
+  if (header_.format_version > kFormatVersion) return refuse(OpenFault::kNewer, Error::kNewer);
+  bool same_pages = header_.page_bytes == static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  if (!same_pages || header_.frame_bytes != kFrameBytes)
+    return refuse(OpenFault::kPageSize, Error::kMismatch);
+  OpenFault fault = geometry_fault();
+  return fault == OpenFault::kNone ? Error::kNone : refuse(fault, Error::kCorrupt);
+}
+
+// Every sum below stays far under 2^64: counts are 32 bits wide, offsets are bounded by the file's
+// length first.
+OpenFault ArenaView::geometry_fault() const noexcept {
+  const ArenaHeader& header = header_;
+  uint64_t coarse = header.coarse_frame_count;
+  uint64_t fine = header.fine_frame_count;
+  struct Region {
+    uint64_t offset, size_bytes;
+  } regions[] = {
+      {0, 2 * kArenaHeaderBytes},
+      {header.root_table_offset, kRootTableBytes},
+      {header.lane_table_offset, kLaneTableBytes},
+      {header.site_table_offset, kSiteTableBytes},
+      {header.frame_header_offset, (coarse + fine) * sizeof(FrameHeader)},
+      {header.coarse_state_offset, coarse * kCoarseStatesPerFrame},
+      {header.fine_state_offset, fine * kFineStatesPerFrame},
+      {header.data_offset, (coarse + fine) * kFrameBytes},
+  };
+  bool is_grown = header.coarse_frames_grown != 0 || header.fine_frames_grown != 0;
+  // Between the making of an arena and its first open nothing is in it.
+  bool is_new = header.epoch == 0 && header.state == 0 && !is_grown;
+  bool is_opened = header.epoch >= 1 && header.oldest_epoch <= header.epoch &&
+                   (header.state == static_cast<uint32_t>(ArenaState::kOpen) ||
+                    header.state == static_cast<uint32_t>(ArenaState::kClean));
+  bool is_sound = (is_new || is_opened) && header.format_version >= 1 &&
+                  header.header_bytes == kArenaHeaderBytes && coarse + fine > 0 &&
+                  header.coarse_frames_grown <= coarse && header.fine_frames_grown <= fine &&
+                  header.base_address % header.page_bytes == 0 &&
+                  header.base_address < (uint64_t{1} << 47) &&
+                  header.file_bytes < (uint64_t{1} << 60);
+  uint64_t end = 0;
+  for (const Region& region : regions) {
+    is_sound = is_sound && region.offset >= end && region.offset <= header.file_bytes &&
+               region.offset % 64 == 0 && region.size_bytes <= header.file_bytes - region.offset;
+    end = region.offset + region.size_bytes;
+  }
+  if (!is_sound) return OpenFault::kGeometry;
+  return file_size_bytes_ < header.file_bytes ? OpenFault::kTruncated : OpenFault::kNone;
+}
+
+int ArenaView::damaged_copy() const {
+  if (copy_states_[0] != CopyState::kGood) return 0;
+  return copy_states_[1] != CopyState::kGood ? 1 : -1;
+}
+
+bool ArenaView::is_live() const noexcept {
+  struct flock lock {};
+  lock.l_type = F_RDLCK;  // conflicts with the owner's write lock, and is all that a read-only
+                          // descriptor may ask for
+  lock.l_whence = SEEK_SET;
+  int kept = errno;
+  bool is_known = descriptor_ >= 0 && fcntl(descriptor_, F_OFD_GETLK, &lock) == 0;
+  errno = kept;
+  return is_known && lock.l_type != F_UNLCK;
+}
+
+// --- Reading
+// -----------------------------------------------------------------------------------------------------
+
+bool ArenaView::read_file(uint64_t offset, void* buffer, size_t size_bytes) const noexcept {
+  auto* out = static_cast<uint8_t*>(buffer);
+  if (offset > file_size_bytes_ || size_bytes > file_size_bytes_ - offset) {
+    std::memset(out, 0, size_bytes);
+    return false;
+  }
+  if (mapping_ != nullptr) {
+    std::memcpy(out, mapping_ + offset, size_bytes);
+    return true;
+  }
+  while (size_bytes > 0) {
+    long count = sys::pread(descriptor_, out, size_bytes, offset);
+    if (count == -EINTR) continue;
+    if (count <= 0) {  // a bad sector, or the file was cut short meanwhile
+      std::memset(out, 0, size_bytes);
+      return false;
+    }
+    out += count;
+    offset += static_cast<uint64_t>(count);
+    size_bytes -= static_cast<size_t>(count);
+  }
+  return true;
+}
+
+bool ArenaView::read_data(uint64_t offset, void* buffer, size_t size_bytes) const noexcept {
+  auto* out = static_cast<uint8_t*>(buffer);
+  uint64_t data_bytes = frame_count() * kFrameBytes;
+  if (offset > data_bytes || size_bytes > data_bytes - offset) {
+    std::memset(out, 0, size_bytes);
+    return false;
+  }
+  FrameHeader headers[kGrowFrames];
+  while (size_bytes > 0) {
+    uint64_t first = offset / kFrameBytes;
+    uint64_t count =
+        min<uint64_t>(kGrowFrames, (offset + size_bytes - 1) / kFrameBytes - first + 1);
+    bool is_read = read_file(frame_header_offset(first), headers, count * sizeof(FrameHeader));
+    for (uint64_t i = 0; is_read && i < count; i++) {
+      uint64_t frame = first + i;
+      if (headers[i].file_frame != 0 && body_fault(headers[i]) == nullptr)
+        frame = headers[i].file_frame - 1;
+      uint64_t within = offset % kFrameBytes;
+      size_t part = static_cast<size_t>(min<uint64_t>(kFrameBytes - within, size_bytes));
+      is_read = read_file(header_.data_offset + frame * kFrameBytes + within, out, part);
+      out += part;
+      offset += part;
+      size_bytes -= part;
+    }
+    if (!is_read) {
+      std::memset(out, 0, size_bytes);
+      return false;
+    }
+  }
+  return true;
+}
+
+uint64_t ArenaView::state_offset(uint64_t frame) const {
+  if (!is_fine_frame(frame)) return header_.coarse_state_offset + frame * kCoarseStatesPerFrame;
+  return header_.fine_state_offset + (frame - header_.coarse_frame_count) * kFineStatesPerFrame;
+}
+
+// --- Extents and blocks
+// --------------------------------------------------------------------------------------------
+
+const char* ArenaView::body_fault(const FrameHeader& header) const noexcept {
+  if (header.checksum != checksum_of(header)) return "the frame header fails its checksum";
+  if (header.file_frame > frame_count()) return "the frame's bytes are said to be outside the data";
+  if (header.epoch == 0 || header.epoch > header_.epoch)
+    return "the extent was carved in no known epoch";
+  if (!is_zero(header.reserved_b, sizeof(header.reserved_b)))
+    return "reserved bytes of the frame header are not zero";
+  return nullptr;
+}
+
+const char* ArenaView::parse(const FrameHeader& header, uint64_t frame, uint64_t zone_end,
+                             Extent& extent) const noexcept {
+  const Descriptor& descriptor = header.descriptor;
+  if (descriptor.check != descriptor_check(descriptor)) return "the descriptor fails its check";
+  if (descriptor.frame_count == 0) return "the extent has no frames";
+  if (descriptor.frame_count > zone_end - frame) return "the extent ends outside its zone";
+  extent = {};
+  extent.first_frame = frame;
+  extent.frame_count = descriptor.frame_count;
+  extent.kind = static_cast<ExtentKind>(descriptor.kind);
+  extent.is_fine = is_fine_frame(frame);
+  extent.detail = descriptor.detail;
+  extent.epoch = body_fault(header) == nullptr ? header.epoch : 0;
+  if (extent.kind == ExtentKind::kLarge) {
+    if (uint64_t{descriptor.detail} * header_.page_bytes >= extent.frame_count * kFrameBytes) {
+      return "the large block has no bytes";
+    }
+    extent.state = header.state;
+    return nullptr;
+  }
+  if (extent.kind != ExtentKind::kSuperblock) return "the kind of extent is not known";
+  if (descriptor.detail >= kSizeClassCount) return "the size class is not known";
+  const SizeClassInfo& info = kSizeClasses[descriptor.detail];
+  if (info.is_fine != extent.is_fine) return "the superblock's class belongs into the other zone";
+  if (info.frame_count != extent.frame_count) return "the superblock has not the size of its class";
+  extent.size_class = descriptor.detail;
+  return nullptr;
+}
+
+// A second look at a head that failed its check or whose extent may have changed.
+bool ArenaView::reparse(uint64_t frame, uint64_t zone_end, Extent& extent) const noexcept {
+  FrameHeader header;
+  return read_file(frame_header_offset(frame), &header, sizeof(header)) &&
+         !is_zero(&header.descriptor, sizeof(Descriptor)) &&
+         parse(header, frame, zone_end, extent) == nullptr;
+}
+
+const FrameHeader& ArenaView::ExtentCursor::load(uint64_t frame, uint64_t end) noexcept {
+  if (frame < buffer_first_ || frame >= buffer_end_) {
+    buffer_first_ = frame;
+    buffer_end_ = min<uint64_t>(end, frame + kGrowFrames);
+    view_.read_file(view_.frame_header_offset(frame), buffer_,
+                    (buffer_end_ - frame) * sizeof(FrameHeader));
+  }
+  return buffer_[frame - buffer_first_];
+}
+
+bool ArenaView::ExtentCursor::next(Extent& extent) noexcept {
+  const ArenaHeader& header = view_.header_;
+  for (;;) {
+    bool is_fine = view_.is_fine_frame(frame_);
+    uint64_t zone_first = is_fine ? header.coarse_frame_count : 0;
+    uint64_t zone_end =
+        zone_first + (is_fine ? header.fine_frame_count : header.coarse_frame_count);
+    uint64_t grown_end =
+        zone_first + (is_fine ? header.fine_frames_grown : header.coarse_frames_grown);
+    if (frame_ >= grown_end) {
+      if (is_fine || header.fine_frame_count == 0) return false;
+      frame_ = header.coarse_frame_count;
+      if (header.fine_frames_grown == 0) return false;
+      continue;
+    }
+    const FrameHeader& head = load(frame_, grown_end);
+    uint64_t frame = frame_++;
+    if (is_zero(&head.descriptor, sizeof(Descriptor))) continue;
+    // The zone's end, not the grown mark: a live arena may have grown since the header was read.
+    if (view_.parse(head, frame, zone_end, extent) == nullptr ||
+        view_.reparse(frame, zone_end, extent)) {
+      frame_ = frame + extent.frame_count;
+      return true;
+    }
+  }
+}
+
+bool ArenaView::read_states(const Extent& extent, uint8_t* states) const noexcept {
+  uint64_t size_bytes =
+      extent.frame_count * (extent.is_fine ? kFineStatesPerFrame : kCoarseStatesPerFrame);
+  if (!read_file(state_offset(extent.first_frame), states, size_bytes)) return false;
+  // The states are this superblock's only if it was there before and after they were read.
+  Extent again;
+  return reparse(extent.first_frame, extent.first_frame + extent.frame_count, again) &&
+         again.kind == extent.kind && again.size_class == extent.size_class;
+}
+
+void ArenaView::fill_block(uint64_t offset, uint64_t size_bytes, uint8_t tag,
+                           Block& block) const noexcept {
+  block.id = offset / kQuantumBytes;
+  block.offset = offset;
+  block.address = header_.base_address + header_.data_offset + offset;
+  block.size_bytes = size_bytes;
+  block.tag = tag;
+  block.epoch = tag == kStateKept ? 0 : epoch_of_tag(tag, header_.epoch);
+  if (block.epoch < header_.oldest_epoch) block.epoch = 0;
+}
+
+bool ArenaView::large_block(const Extent& extent, Block& block) const noexcept {
+  uint8_t tag = tag_of_large_state(extent.state);
+  if (extent.state == 0 || !is_large_state_valid(extent.state) ||
+      (tag > kTagMax && tag != kStateKept))
+    return false;
+  uint64_t unused_bytes = uint64_t{extent.detail} * header_.page_bytes;
+  fill_block(extent.first_frame * kFrameBytes, extent.frame_count * kFrameBytes - unused_bytes, tag,
+             block);
+  block.is_large = true;
+  return true;
+}
+
+bool ArenaView::slot_block(const Extent& extent, uint32_t slot, uint8_t state,
+                           Block& block) const noexcept {
+  if (state == kStateFree || (state > kTagMax && state != kStateKept)) return false;
+  uint64_t slot_bytes = kSizeClasses[extent.size_class].slot_bytes;
+  fill_block(extent.first_frame * kFrameBytes + slot * slot_bytes, slot_bytes, state, block);
+  block.is_large = false;
+  return true;
+}
+
+bool ArenaView::find_block(uint64_t id, Block& block) const noexcept {
+  uint64_t frame = id / (kFrameBytes / kQuantumBytes);
+  if (frame >= frame_count()) return false;
+  // Heads are found from the zone's start, as everywhere: going back from the frame could meet a
+  // stale one.
+  bool is_found = false;
+  ExtentCursor cursor(*this);
+  Extent extent;
+  while (!is_found && cursor.next(extent) && extent.first_frame <= frame) {
+    if (frame >= extent.first_frame + extent.frame_count) continue;
+    for_each_block_of(extent, [&](const Block& candidate) {
+      if (candidate.id != id) return;
+      block = candidate;
+      is_found = true;
+    });
+  }
+  return is_found;
+}
+
+// --- Checking
+// ------------------------------------------------------------------------------------------------------
+
+// A piece of the file, read ahead.
+struct ArenaView::Window {
+  const ArenaView& view;
+  uint64_t limit;  // nothing is read from here on
+  uint64_t first = 0;
+  uint64_t end = 0;
+  bool is_readable = true;
+  alignas(8) uint8_t bytes[kWindowBytes];
+
+  Window(const ArenaView& of, uint64_t limit_offset) : view(of), limit(limit_offset) {}
+
+  // REQUIRES: offset + size_bytes <= limit, size_bytes <= kWindowBytes.
+  const uint8_t* get(uint64_t offset, size_t size_bytes) {
+    if (offset < first || offset + size_bytes > end) {
+      first = offset;
+      end = min(limit, offset + kWindowBytes);
+      is_readable = view.read_file(first, bytes, static_cast<size_t>(end - first));
+    }
+    return bytes + (offset - first);
+  }
+};
+
+struct ArenaView::Checker {
+  const ArenaView& view;
+  CheckListener& listener;
+  Extent extent{};  // the one that covers `frame`, if is_covered
+  uint64_t covered_end = 0;
+
+  void report(Fault fault, const char* what, uint64_t offset, uint64_t size_bytes, uint64_t frame) {
+    listener.found(Finding{fault, what, offset, size_bytes, frame});
+  }
+
+  // Everything between the header copies and the frame headers is zero in this version.
+  void check_reserved(uint64_t begin, uint64_t end) {
+    uint8_t buffer[kWindowBytes];
+    uint64_t at = begin;
+    while (at < end) {
+      if (view.mapping_ == nullptr) {
+        int kept = errno;
+        off_t data = lseek(view.descriptor_, static_cast<off_t>(at), SEEK_DATA);
+        bool is_hole = data < 0 && errno == ENXIO;
+        errno = kept;
+        if (is_hole) return;
+        if (data > static_cast<off_t>(at)) at = static_cast<uint64_t>(data);
+        if (at >= end) return;
+      }
+      size_t size_bytes = static_cast<size_t>(min<uint64_t>(sizeof(buffer), end - at));
+      if (!view.read_file(at, buffer, size_bytes))
+        report(Fault::kUnreadable, "cannot be read", at, size_bytes, kNoFrame);
+      size_t bad = first_nonzero(buffer, size_bytes);
+      if (bad < size_bytes) {
+        report(Fault::kReservedRegion, "a byte of a reserved region is not zero", at + bad,
+               size_bytes - bad, kNoFrame);
+      }
+      at += size_bytes;
+    }
+  }
+
+  void check_zone(uint64_t first, uint64_t grown, uint64_t states_per_frame, uint64_t done,
+                  uint64_t total) {
+    uint64_t end = first + grown;
+    Window headers{view, view.frame_header_offset(end)};
+    Window states{view, view.state_offset(first) + grown * states_per_frame};
+    covered_end = first;
+    for (uint64_t frame = first; frame < end; frame++) {
+      if ((frame - first) % (1u << 14) == 0) listener.progressed(done + (frame - first), total);
+      uint64_t header_offset = view.frame_header_offset(frame);
+      FrameHeader header;
+      std::memcpy(&header, headers.get(header_offset, sizeof(header)), sizeof(header));
+      uint64_t state_offset = view.state_offset(first) + (frame - first) * states_per_frame;
+      const uint8_t* frame_states = states.get(state_offset, states_per_frame);
+      if (!headers.is_readable)
+        report(Fault::kUnreadable, "cannot be read", header_offset, sizeof(header), frame);
+      if (!states.is_readable)
+        report(Fault::kUnreadable, "cannot be read", state_offset, states_per_frame, frame);
+      check_header(header, header_offset, frame, end);
+      check_states(frame_states, state_offset, states_per_frame, frame);
+    }
+  }
+
+  void check_header(const FrameHeader& header, uint64_t offset, uint64_t frame, uint64_t zone_end) {
+    bool has_descriptor = !is_zero(&header.descriptor, sizeof(Descriptor));
+    bool is_inside = frame < covered_end;
+    if (has_descriptor && is_inside) {
+      report(Fault::kInterior, "a frame inside an extent claims to start another", offset,
+             sizeof(Descriptor), frame);
+    }
+    bool is_head = false;
+    if (has_descriptor && !is_inside) {
+      const char* what = view.parse(header, frame, zone_end, extent);
+      if (what != nullptr) {
+        report(Fault::kDescriptor, what, offset, sizeof(Descriptor), frame);
+      } else {
+        is_head = true;
+        covered_end = frame + extent.frame_count;
+      }
+    }
+    // The bodies of other frames may be left over, or half written by a carve that a kill cut off:
+    // nobody reads them.
+    const char* what = is_head ? view.body_fault(header) : nullptr;
+    if (what != nullptr)
+      report(Fault::kBody, what, offset + offsetof(FrameHeader, epoch), 48, frame);
+    check_state_word(header, offset, frame, is_head && extent.kind == ExtentKind::kLarge);
+    if (!is_zero(header.reserved_a, sizeof(header.reserved_a))) {
+      report(Fault::kBody, "reserved bytes of the frame header are not zero",
+             offset + offsetof(FrameHeader, reserved_a), sizeof(header.reserved_a), frame);
+    }
+  }
+
+  void check_state_word(const FrameHeader& header, uint64_t offset, uint64_t frame,
+                        bool is_large_head) {
+    offset += offsetof(FrameHeader, state);
+    if (header.state == 0) return;
+    if (!is_large_head) {
+      report(Fault::kLargeState, "a large block's state where none starts", offset, 2, frame);
+    } else if (!is_large_state_valid(header.state) ||
+               !is_tag_known(tag_of_large_state(header.state))) {
+      report(Fault::kLargeState, "the large block's state is neither free nor of a known epoch",
+             offset, 2, frame);
+    }
+  }
+
+  bool is_tag_known(uint8_t tag) const {
+    if (tag == kStateKept) return true;
+    if (tag == kStateFree || tag > kTagMax) return false;
+    uint64_t epoch = epoch_of_tag(tag, view.header_.epoch);
+    return epoch != 0 && epoch >= view.header_.oldest_epoch;
+  }
+
+  void check_states(const uint8_t* states, uint64_t offset, uint64_t count, uint64_t frame) {
+    if (is_zero(states, count)) return;
+    bool has_slots = frame < covered_end && extent.kind == ExtentKind::kSuperblock;
+    const SizeClassInfo* info = has_slots ? &kSizeClasses[extent.size_class] : nullptr;
+    uint64_t before = has_slots ? (frame - extent.first_frame) * count : 0;
+    uint64_t first_stray = count, last_stray = 0, first_bad = count, last_bad = 0;
+    for (uint64_t i = 0; i < count; i++) {
+      if (states[i] == kStateFree) continue;
+      uint64_t granule = before + i;
+      bool is_slot =
+          has_slots && granule % info->granules == 0 && granule / info->granules < info->slot_count;
+      if (!is_slot) {
+        first_stray = min(first_stray, i);
+        last_stray = i;
+      } else if (!is_tag_known(states[i])) {
+        first_bad = min(first_bad, i);
+        last_bad = i;
+      }
+    }
+    if (first_stray < count) {
+      report(Fault::kStrayState,
+             has_slots ? "a state where no slot starts" : "a state in a frame without slots",
+             offset + first_stray, last_stray - first_stray + 1, frame);
+    }
+    if (first_bad < count) {
+      report(Fault::kStateValue, "a slot's state is of no known epoch", offset + first_bad,
+             last_bad - first_bad + 1, frame);
+    }
+  }
+};
+
+void ArenaView::check_all(CheckListener& listener) const {
+  Checker checker{*this, listener};
+  for (int copy = 0; copy < 2; copy++) {
+    // An older copy is no damage: its owner was killed between the two.
+    if (copy_states_[copy] != CopyState::kBad) continue;
+    checker.report(Fault::kHeaderCopy,
+                   copy == 0 ? "the first copy of the arena header is damaged"
+                             : "the second copy of the arena header is damaged",
+                   static_cast<uint64_t>(copy) * kArenaHeaderBytes, kArenaHeaderBytes, kNoFrame);
+  }
+  checker.check_reserved(2 * kArenaHeaderBytes, header_.frame_header_offset);
+  uint64_t coarse = header_.coarse_frames_grown;
+  uint64_t fine = header_.fine_frames_grown;
+  checker.check_zone(0, coarse, kCoarseStatesPerFrame, 0, coarse + fine);
+  if (fine > 0)
+    checker.check_zone(header_.coarse_frame_count, fine, kFineStatesPerFrame, coarse,
+                       coarse + fine);
+  listener.progressed(coarse + fine, coarse + fine);
+}
+
+}  // namespace btd

@@ -1,0 +1,265 @@
+#include "preload/runtime.hpp"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <sys/auxv.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <climits>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/base/lock.hpp"
+#include "core/base/log.hpp"
+#include "core/base/sys.hpp"
+#include "core/recovery/place.hpp"
+#include "preload/next.hpp"
+
+namespace btd::preload {
+
+constinit size_t threshold = kNothingRouted;
+constinit Range range{};
+constinit Arena arena;
+Config config;
+
+namespace {
+
+enum class Stage : uint8_t { kOff, kReady, kOpening, kOpen, kInherited };
+
+constinit ThreadCache empty_cache{};
+constinit std::atomic<Stage> stage{Stage::kOff};
+constinit Lock open_lock;   // taken before any lock of the arena
+constinit Lock late_lock;   // guards late_heap; taken before any lock of the arena
+constinit Heap* late_heap;  // for threads that have no heap of their own any more
+char program[NAME_MAX + 1];
+pthread_key_t exit_key;
+bool has_exit_key;
+
+// What a thread is to us.
+enum class ThreadStage : uint8_t { kNew, kActive, kEnded };
+thread_local constinit ThreadStage thread_stage [[gnu::tls_model("initial-exec")]] = ThreadStage::kNew;
+thread_local constinit uint8_t exit_rounds [[gnu::tls_model("initial-exec")]] = 0;
+
+void turn_off() {
+  threshold = kNothingRouted;
+  stage.store(Stage::kOff, std::memory_order_relaxed);
+}
+
+void refuse(Line& why) {
+  if (config.on_error == OnError::kAbort) {
+    why.write(LogLevel::kOff);
+    abort();
+  }
+  why.text("; the program goes on in volatile memory").write(LogLevel::kError);
+}
+
+// --- Opening --------------------------------------------------------------------------------------------------------------------
+
+// True: the arena is open.  The first caller opens it.
+bool open_if_ready() {
+  Stage now = stage.load(std::memory_order_acquire);
+  if (now == Stage::kOpen) return true;
+  if (now != Stage::kReady) return false;
+  LockGuard guard(open_lock);
+  if (stage.load(std::memory_order_relaxed) != Stage::kReady) return stage.load(std::memory_order_relaxed) == Stage::kOpen;
+  int kept = errno;
+  stage.store(Stage::kOpening, std::memory_order_relaxed);
+  Line why;
+  Error error = open_by_config(config, program, arena, why);
+  errno = kept;
+  if (error != Error::kNone) {
+    turn_off();
+    refuse(why);
+    return false;
+  }
+  range = {arena.geometry().coarse_base, arena.data_bytes()};
+  stage.store(Stage::kOpen, std::memory_order_release);
+  Line().text("arena ").text(arena.path()).text(", epoch ").number(arena.header().epoch).write(LogLevel::kInfo);
+  return true;
+}
+
+// --- Threads --------------------------------------------------------------------------------------------------------------------
+
+// At thread exit, called in each round of destructors: in the last one the heap goes.  Destructors that run after that use the late heap.
+void end_thread(void* heap) {
+  if (++exit_rounds < PTHREAD_DESTRUCTOR_ITERATIONS && pthread_setspecific(exit_key, heap) == 0) return;
+  if (stage.load(std::memory_order_relaxed) != Stage::kOpen) return;
+  thread_stage = ThreadStage::kEnded;
+  cache = &empty_cache;
+  arena.release_heap(*static_cast<Heap*>(heap));
+}
+
+// REQUIRES: the arena is open.  False: this thread gets no cache of its own.
+bool give_thread_a_cache() {
+  if (thread_stage == ThreadStage::kActive) return cache != &empty_cache;
+  if (thread_stage == ThreadStage::kEnded || !has_exit_key) return false;
+  Heap* heap = arena.acquire_heap();
+  if (heap == nullptr) return false;
+  thread_stage = ThreadStage::kActive;
+  cache = &heap->cache();
+  int kept = errno;
+  // May allocate; by now that works.  If it fails, the heap stays with a thread that is gone: no block is lost, some memory rests.
+  pthread_setspecific(exit_key, heap);
+  errno = kept;
+  return true;
+}
+
+// Calls work(ThreadCache&): with this thread's cache, or with the late heap's under its lock.
+template <typename Work>
+void with_cache(Work work) {
+  if (give_thread_a_cache()) {
+    work(*cache);
+    return;
+  }
+  LockGuard guard(late_lock);
+  if (late_heap == nullptr) late_heap = arena.acquire_heap();
+  if (late_heap != nullptr) work(late_heap->cache());
+}
+
+// --- fork ---------------------------------------------------------------------------------------------------------------------------
+
+void before_fork() {
+  open_lock.lock();
+  late_lock.lock();
+  if (stage.load(std::memory_order_relaxed) == Stage::kOpen && config.fork == ForkMode::kSnapshot) arena.fork_prepare();
+}
+
+void after_fork_in_parent() {
+  if (stage.load(std::memory_order_relaxed) == Stage::kOpen && config.fork == ForkMode::kSnapshot) arena.fork_parent();
+  late_lock.unlock();
+  open_lock.unlock();
+}
+
+void after_fork_in_child() {
+  Stage now = stage.load(std::memory_order_relaxed);
+  open_lock.reset();
+  late_lock.reset();
+  if (now == Stage::kOpening) turn_off();
+  if (now != Stage::kOpen) return;
+  threshold = kNothingRouted;
+  cache = &empty_cache;
+  thread_stage = ThreadStage::kEnded;
+  stage.store(Stage::kInherited, std::memory_order_relaxed);
+  if (config.fork == ForkMode::kSnapshot) arena.fork_child();
+}
+
+// --- Start and end --------------------------------------------------------------------------------------------------------------
+
+void end_process(int status, void*) {
+  if (stage.load(std::memory_order_acquire) != Stage::kOpen) return;
+  // The memory stays mapped: stdio is flushed after this, and detached threads run on until the process is gone.
+  if ((status & 0xFF) == 0 && config.on_exit == OnExit::kDiscard) {
+    arena.discard();
+  } else {
+    arena.close_in_good_order();
+  }
+}
+
+bool is_listed(const char* list, const char* name) {
+  size_t length = std::strlen(name);
+  for (const char* at = list; *at != '\0';) {
+    size_t item = std::strcspn(at, ",:");
+    if (item == length && std::strncmp(at, name, length) == 0) return true;
+    at += item + (at[item] != '\0');
+  }
+  return false;
+}
+
+void read_program_name(const char* argument) {
+  char path[PATH_MAX];
+  ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 1);
+  path[length < 0 ? 0 : length] = '\0';
+  const char* from = length > 0 ? path : argument != nullptr ? argument : "unknown";
+  if (const char* slash = std::strrchr(from, '/')) from = slash + 1;
+  std::memcpy(program, from, min(std::strlen(from), sizeof(program) - 1));
+}
+
+// With -z initfirst this runs before any other constructor, so that our fork handlers enclose all others' (whose handlers may allocate); libc's
+// environ is not set yet, the arguments are.
+[[gnu::constructor]] void start_process(int, char** arguments, char** environment) {
+  int kept = errno;
+  char message[800];
+  bool is_good = parse_config(environment, config, message, sizeof(message));
+  log_level = config.log;
+  read_program_name(arguments[0]);
+  if (getauxval(AT_SECURE) != 0) return;  // setuid and the like: the environment is not trusted
+  if (!is_good) {
+    Line why;
+    why.text(message);
+    refuse(why);
+    return;
+  }
+  const char* short_name = arguments[0] == nullptr ? program : arguments[0];
+  if (const char* slash = std::strrchr(short_name, '/')) short_name = slash + 1;
+  if (config.only[0] != '\0' && !is_listed(config.only, program) && !is_listed(config.only, short_name)) return;
+  if (dlsym(RTLD_DEFAULT, "malloc") != reinterpret_cast<void*>(&::malloc)) {
+    Line().text(program).text(" brings its own malloc; bartender steps aside").write(LogLevel::kError);
+    return;
+  }
+  if (pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) != 0) return;
+  on_exit(end_process, nullptr);
+  has_exit_key = pthread_key_create(&exit_key, end_thread) == 0;
+  stage.store(Stage::kReady, std::memory_order_release);
+  threshold = static_cast<size_t>(config.threshold_bytes);
+  errno = kept;
+}
+
+}  // namespace
+
+thread_local constinit ThreadCache* cache [[gnu::tls_model("initial-exec")]] = &empty_cache;
+
+bool is_arena_open() { return stage.load(std::memory_order_acquire) == Stage::kOpen; }
+bool is_inherited() { return stage.load(std::memory_order_relaxed) == Stage::kInherited; }
+
+BTD_COLD void* allocate(size_t size_bytes, size_t alignment, bool* is_zero) {
+  if (!open_if_ready()) return nullptr;
+  void* block = nullptr;
+  with_cache([&](ThreadCache& mine) { block = arena.allocate(mine, size_bytes, alignment, is_zero); });
+  return block;
+}
+
+BTD_COLD void free_ours(void* pointer, const void* caller) {
+  int kept = errno;
+  Verdict verdict = Verdict::kGood;
+  if (is_inherited()) {
+    if (config.fork == ForkMode::kSnapshot) verdict = arena.free_inherited(pointer);
+  } else {
+    with_cache([&](ThreadCache& mine) { verdict = arena.free(mine, pointer); });
+  }
+  if (verdict != Verdict::kGood) report_misuse("free", pointer, verdict, caller);
+  errno = kept;
+}
+
+BTD_COLD void report_misuse(const char* function, const void* pointer, Verdict verdict, const void* caller) {
+  Line line;
+  line.text(function).text("(").hex(reinterpret_cast<uintptr_t>(pointer)).text("): ");
+  switch (verdict) {
+    case Verdict::kNotLive:
+      line.text("double free or never allocated: no live block starts here");
+      break;
+    case Verdict::kMiddle:
+      line.text("invalid pointer: it points into a block, not at its start");
+      break;
+    default:
+      line.text("invalid pointer: it lies in the arena, where no block is");
+      break;
+  }
+  if (const Superblock* superblock = arena.superblock_of(pointer)) line.text(" (size class ").number(superblock->info().slot_bytes).text(" B)");
+  Dl_info module{};
+  if (caller != nullptr) {
+    line.text(", called from ").hex(reinterpret_cast<uintptr_t>(caller));
+    if (dladdr(caller, &module) != 0 && module.dli_fname != nullptr) {
+      line.text(" (").text(module.dli_fname).text("+").hex(reinterpret_cast<uintptr_t>(caller) - reinterpret_cast<uintptr_t>(module.dli_fbase)).text(")");
+    }
+  }
+  if (config.on_misuse == OnMisuse::kIgnore) {
+    line.text("; ignored").write(LogLevel::kError);
+    return;
+  }
+  line.text("; the arena is unharmed and the process stops (BARTENDER_ON_MISUSE=ignore goes on)").write(LogLevel::kOff);
+  abort();
+}
+
+}  // namespace btd::preload
