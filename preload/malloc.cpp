@@ -39,6 +39,14 @@ BTD_COLD void free_slow(void* pointer, const void* caller) {
   }
 }
 
+BTD_COLD void* calloc_slow(size_t size_bytes) {
+  if (size_bytes > PTRDIFF_MAX) return out_of_memory();
+  bool is_zero = false;
+  void* block = threshold <= size_bytes ? allocate(size_bytes, kQuantumBytes, &is_zero) : nullptr;
+  if (block == nullptr) return next.calloc(1, size_bytes);
+  return is_zero ? block : std::memset(block, 0, size_bytes);
+}
+
 // Any alignment.  REQUIRES: it is a power of two.
 void* allocate_aligned(size_t alignment, size_t size_bytes) {
   if (size_bytes > PTRDIFF_MAX || alignment > PTRDIFF_MAX) return out_of_memory();
@@ -87,28 +95,22 @@ extern "C" {
 
 BTD_EXPORT BTD_HOT void* malloc(size_t size_bytes) noexcept {
   if (size_bytes < threshold) return next.malloc(size_bytes);
-  if (size_bytes <= kSmallBytesMax) [[likely]] {
-    if (void* block = cache->allocate(size_bytes)) [[likely]] return block;
-  }
-  return malloc_slow(size_bytes);
+  if (size_bytes > kSmallBytesMax) [[unlikely]] return malloc_slow(size_bytes);
+  return cache->allocate(size_bytes, [=] { return malloc_slow(size_bytes); });
 }
 
 BTD_EXPORT BTD_HOT void free(void* pointer) noexcept {
-  if (cache->free(pointer)) [[likely]] return;
-  free_slow(pointer, BTD_CALLER);
+  auto foreign = [=] { return next.free(pointer), true; };
+  if (!ThreadCache::free(pointer, geometry, cache, foreign)) [[unlikely]] free_ours(pointer, BTD_CALLER);
 }
 
 BTD_EXPORT void* calloc(size_t count, size_t size_bytes) noexcept {
   size_t total;
-  if (__builtin_mul_overflow(count, size_bytes, &total) || total > PTRDIFF_MAX) return out_of_memory();
+  if (__builtin_mul_overflow(count, size_bytes, &total)) [[unlikely]] return out_of_memory();
   if (total < threshold) return next.calloc(count, size_bytes);
-  if (total <= kSmallBytesMax) [[likely]] {
-    if (void* block = cache->allocate(total)) [[likely]] return std::memset(block, 0, total);
-  }
-  bool is_zero = false;
-  void* block = allocate(total, kQuantumBytes, &is_zero);
-  if (block == nullptr) return next.calloc(count, size_bytes);
-  return is_zero ? block : std::memset(block, 0, total);
+  if (total > kSmallBytesMax) [[unlikely]] return calloc_slow(total);
+  void* block = cache->allocate(total, [] { return static_cast<void*>(nullptr); });
+  return block != nullptr ? std::memset(block, 0, total) : calloc_slow(total);
 }
 
 BTD_EXPORT void* realloc(void* pointer, size_t size_bytes) noexcept { return reallocate(pointer, size_bytes, BTD_CALLER); }

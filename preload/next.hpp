@@ -22,7 +22,8 @@ struct NextAllocator {
   size_t (*usable_size)(void*);
 };
 
-extern NextAllocator next;
+// Hidden here, or the fast paths would reach it through the global offset table.
+[[gnu::visibility("hidden")]] extern NextAllocator next;
 
 // Any other function of the next library in line; nullptr: there is none.
 void* next_symbol(const char* name);

@@ -20,6 +20,7 @@
 namespace btd::preload {
 
 constinit size_t threshold = kNothingRouted;
+constinit Geometry geometry{};
 constinit Range range{};
 constinit Arena arena;
 Config config;
@@ -75,6 +76,7 @@ bool open_if_ready() {
     return false;
   }
   range = {arena.geometry().coarse_base, arena.data_bytes()};
+  geometry = arena.geometry();
   stage.store(Stage::kOpen, std::memory_order_release);
   Line().text("arena ").text(arena.path()).text(", epoch ").number(arena.header().epoch).write(LogLevel::kInfo);
   return true;
@@ -139,6 +141,7 @@ void after_fork_in_child() {
   if (now == Stage::kOpening) turn_off();
   if (now != Stage::kOpen) return;
   threshold = kNothingRouted;
+  geometry.coarse_granules = geometry.fine_granules = 0;  // its blocks are still known by their address
   cache = &empty_cache;
   thread_stage = ThreadStage::kEnded;
   stage.store(Stage::kInherited, std::memory_order_relaxed);

@@ -16,6 +16,9 @@ namespace btd::preload {
 
 inline constexpr size_t kNothingRouted = SIZE_MAX;
 
+// Hidden where they are declared, or the fast paths would reach them through the global offset table.
+#pragma GCC visibility push(hidden)
+
 // Sizes from here on go to the arena.  Written by the constructor, when the arena cannot be opened, and in a forked child.
 extern size_t threshold;
 
@@ -25,12 +28,17 @@ extern thread_local constinit ThreadCache* cache [[gnu::tls_model("initial-exec"
 extern Arena arena;
 extern Config config;
 
-// Addresses of the arena's data; size 0: there is none.
+// The arena's, in one place of its own; no granules: there is no arena, or it is a parent's.
+extern Geometry geometry;
+
+// Addresses of the arena's data, also in a forked child; size 0: there is none.
 struct Range {
   uintptr_t from;
   uintptr_t size_bytes;
 };
 extern Range range;
+
+#pragma GCC visibility pop
 
 BTD_ALWAYS_INLINE bool is_ours(const void* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) - range.from < range.size_bytes;

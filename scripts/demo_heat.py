@@ -1,11 +1,12 @@
 #!/usr/bin/python3
 """The unmodified program of the demo: heat spreading over a plate.  It knows nothing of bartender.
 
-Two grids of 32 MiB take turns.  Element [0, 0] of a grid, a corner that the five-point stencil never
-reads, holds the step that the grid is complete for, or -1 while it is being written.  So whoever finds
-a grid can tell which step it belongs to.
+Two grids of 32 MiB take turns.  Element [0, 0] of a grid, a corner that the five-point stencil
+never reads, holds the step that the grid is complete for, or -1 while it is being written.  So
+whoever finds a grid can tell which step it belongs to.
 
-Usage: demo_heat.py STEPS [OUTPUT]    prints "step N" after each step; writes the last grid to OUTPUT
+Usage: demo_heat.py STEPS [OUTPUT]
+Prints "step N" after each step; writes the last grid to OUTPUT.
 """
 
 import sys
@@ -17,7 +18,7 @@ TORN = -1.0
 
 
 def plate():
-    """The plate at step 0: a hot square, a warm edge, and a pattern that makes every cell different."""
+    """The plate at step 0: a hot square, a warm edge, and a pattern over all cells."""
     row = numpy.arange(SIDE, dtype=numpy.float64)
     grid = (row[:, None] * 7919 + row[None, :] * 104729) % 1000 / 10
     grid[SIDE // 4:SIDE // 2, SIDE // 4:SIDE // 2] = 1000

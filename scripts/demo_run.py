@@ -1,11 +1,10 @@
 #!/usr/bin/python3
-"""The main job, shown on real programs: each is killed by SIGKILL in the middle of its work, and what
-it had computed is salvaged from its arena and compared with the truth, byte for byte.
+"""The main job, shown on real programs: each is killed by SIGKILL in the middle of its work,
+and what it had computed is salvaged from its arena and compared with the truth, byte for byte.
 
 Usage: demo_run.py BUILD_DIRECTORY    (called by scripts/demo, which builds first)
 """
 
-import glob
 import hashlib
 import json
 import os
@@ -114,13 +113,12 @@ class Demo:
 
     def crashed_arena(self):
         """The one arena that the dead program left."""
-        say('   $ bartender ls')
-        listing = self.tool('ls').decode()
-        show(listing)
-        found = glob.glob(f'{self.arenas}/*.arena')
-        expect(len(found) == 1, f'one arena expected, found {found}')
-        expect('crashed' in listing, 'bartender ls does not call the arena crashed')
-        return found[0]
+        say(f'   $ bartender ls {self.arenas}')
+        show(self.tool('ls', self.arenas).decode())
+        arenas = json.loads(self.tool('ls', self.arenas, '--json'))['arenas']
+        expect(len(arenas) == 1, f'one arena expected, found {len(arenas)}')
+        expect(arenas[0]['state'] == 'crashed', f'the arena is {arenas[0]["state"]}, not crashed')
+        return arenas[0]['path']
 
     def remove(self, arena):
         say(f'   $ bartender rm {arena}')
@@ -182,8 +180,8 @@ class Demo:
                 out.write(b''.join(line_of(number) for number in range(first, first + 10000)))
         say(f'     wrote {text.stat().st_size >> 20} MiB of text')
 
-        # sort opens its second input when it has read the whole of the first, and opening a FIFO for
-        # writing returns when a reader opens it: that is the moment when all lines are in its memory.
+        # sort opens its second input when it has read the whole of the first, and opening a FIFO
+        # for writing returns when a reader opens it: then all lines are in its memory.
         second = self.work / 'second'
         os.mkfifo(second)
         self.start('sort', '/usr/bin/sort', '-S', '256M', text, second)

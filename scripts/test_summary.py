@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 """Reads meson's testlog.json: shows the output of what failed, then ends with "N passed, N failed".
 
-A test program counts as its own cases where it tells them: Boost.Test's short report, or a line
-"cases: N passed, M failed".  Any other program is one case.  A program that failed, was killed or ran
-into its time limit has at least one failed case, whatever it printed before.
+A test program counts as its own cases where it tells them: Boost.Test's short report, or a last
+line "N passed, M failed", with or without "cases: " in front.  Any other program is one case.  A program that failed, was killed or
+ran into its time limit has at least one failed case, whatever it printed before.
 
 Usage: test_summary.py testlog.json STATUS_OF_MESON_TEST
        test_summary.py --self-test
@@ -16,7 +16,8 @@ import sys
 GOOD = {'OK', 'EXPECTEDFAIL'}
 BOOST_PASSED = re.compile(r'^\s*(\d+) test cases? out of \d+ passed$', re.M)
 BOOST_FAILED = re.compile(r'^\s*(\d+) test cases? out of \d+ failed$', re.M)
-TOLD = re.compile(r'^cases: (\d+) passed, (\d+) failed$', re.M)
+SKIPPED = re.compile(r'^skipped: (.*)$', re.M)
+TOLD = re.compile(r'^(?:cases: )?(\d+) passed, (\d+) failed$', re.M)
 
 
 def count(entry):
@@ -24,7 +25,7 @@ def count(entry):
     output = (entry.get('stdout') or '') + '\n' + (entry.get('stderr') or '')
     passed = sum(int(n) for n in BOOST_PASSED.findall(output))
     failed = sum(int(n) for n in BOOST_FAILED.findall(output))
-    for told_passed, told_failed in TOLD.findall(output):
+    for told_passed, told_failed in TOLD.findall(output)[-1:]:  # the last one is the total
         passed += int(told_passed)
         failed += int(told_failed)
     if entry['result'] in GOOD and failed == 0:
@@ -48,6 +49,8 @@ SELF_TEST = [
     (('EXPECTEDFAIL', '', ''), (1, 0)),
     (('OK', '', BOOST.format('passed', 2)), (2, 0)),
     (('OK', 'cases: 5 passed, 0 failed', ''), (5, 0)),
+    (('OK', 'ok one\nskipped: two: no redis\n29 passed, 0 failed\n', ''), (29, 0)),
+    (('FAIL', '7 passed, 0 failed\nsecond half\n9 passed, 1 failed\n', ''), (9, 1)),
     (('OK', 'the cases: 5 passed, 0 failed', ''), (1, 0)),
     (('FAIL', '', ''), (0, 1)),
     (('TIMEOUT', 'cases: 5 passed, 0 failed', ''), (5, 1)),
@@ -86,8 +89,11 @@ def main():
         print(f'no test ran: {error}')
         entries = []
     for entry in entries:
+        told = SKIPPED.findall(entry.get('stdout') or '')
+        skipped += [f"{entry['name']}: {what}" for what in told]
         if entry['result'] == 'SKIP':
-            skipped.append(entry['name'])
+            if not told:
+                skipped.append(entry['name'])
             continue
         entry_passed, entry_failed = count(entry)
         passed += entry_passed

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 """Checks the rules of the house that a compiler does not.  Prints "file:line: what is wrong".
 
-Rules: the direction of includes between folders; banned headers below malloc; no conditional compilation
-outside core/base; a test for each core source; every source listed in a meson.build; banned words; no
-path of somebody's machine.
+Rules: the direction of includes between folders; banned headers below malloc; no conditional
+compilation outside core/base; a test for each core source; every source listed in a meson.build;
+banned words; no path of somebody's machine.
 
 Usage: tidy.py [ROOT]       exit status 1 when something is wrong
        tidy.py --self-test  breaks each rule in a scratch tree and checks that it is noticed
@@ -36,7 +36,7 @@ CORE_BELOW = {
 BANNED_HEADERS = {'string', 'vector', 'map', 'functional', 'iostream', 'memory', 'unordered_map'}
 BELOW_MALLOC = ('core', 'preload', 'rdma')
 
-# Words with another word in STYLE.md's table.  Those with an honest second meaning (region, span, swap,
+# Words that the project says otherwise.  Those with an honest second meaning (region, span, swap,
 # page, server) are left to the reviewer.
 BANNED_WORDS = {
     'pool': 'arena', 'chunk': 'frame or extent', 'slab': 'superblock', 'magazine': 'thread cache',
@@ -45,7 +45,7 @@ BANNED_WORDS = {
 WORDED = ('core', 'preload', 'rdma', 'tools')
 
 # Spelled in two pieces, so that this file does not contain what it looks for.
-MACHINE_PATHS = re.compile('/wor' 'k/|/tmp/' 'btd|/roo' 't/|/hom' r'e/\w|\.py' 'env')
+MACHINE_PATHS = re.compile('/wor' 'k/|/tmp/' 'btd|' r'(?<![\w}])/roo' 't/|/hom' r'e/\w|\.py' 'env')
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]')
 CONDITIONAL = re.compile(r'^\s*#\s*(if|ifdef|ifndef|elif)\b(.*)')
@@ -61,9 +61,10 @@ class Tidy:
         self.findings.append(f'{path}:{line}: {what}')
 
     def files(self):
-        """The files that git would commit; without git, all but hidden ones and build directories."""
+        """The files that git would commit; without git, all but hidden and built ones."""
         listed = subprocess.run(
-            ['git', '-C', self.root, 'ls-files', '-z', '--cached', '--others', '--exclude-standard'],
+            ['git', '-C', self.root, 'ls-files', '-z', '--cached', '--others',
+             '--exclude-standard'],
             capture_output=True, check=False)
         if listed.returncode == 0:
             names = set(listed.stdout.decode().split('\0')) - {''}
@@ -137,7 +138,7 @@ class Tidy:
                 self.report(path, number, f'say {BANNED_WORDS[candidate]}, not {candidate}')
 
     def check_listed(self, path):
-        """Some meson.build between the file's folder and the root must name it, or nobody compiles it."""
+        """A meson.build in the file's folder or above must name it, or nobody compiles it."""
         stem = re.sub('_test$', '', path.stem) if path.parts[0] == 'tests' else path.stem
         for folder in path.parents:
             build = self.root / folder / 'meson.build'
@@ -169,7 +170,7 @@ SOUND = {
     'core/meson.build': "files('base/a.cpp', 'heap/b.cpp')",
     'core/base/a.hpp': '#pragma once\n#ifdef NDEBUG\n#endif\n',
     'core/base/a.cpp': '#include "core/base/a.hpp"\n#include <cstring>\n',
-    'core/heap/b.hpp': '#pragma once\n#include "core/base/a.hpp"\n// spooling is not a banned word\n',
+    'core/heap/b.hpp': '#pragma once\n#include "core/base/a.hpp"\n// spooling is allowed\n',
     'core/heap/b.cpp': '#include "core/heap/b.hpp"\n',
     'core/gc/g.hpp': '#include "core/heap/b.hpp"\n',
     'core/recovery/r.hpp': '#include "core/heap/b.hpp"\n',
@@ -183,7 +184,7 @@ SOUND = {
     'tests/meson.build': "['core/base/a', 'core/heap/b']",
     'tests/core/base/a_test.cpp': '#include <string>\n',
     'tests/core/heap/b_test.cpp': '',
-    'tests/programs/check.hpp': '',
+    'tests/programs/check.hpp': '// /proc/1/root/dev is not a path of one machine\n',
     'tests/programs/one.cpp': '#include "check.hpp"\n',
 }
 FAULTS = [
@@ -212,6 +213,7 @@ FAULTS = [
     ('core/heap/c.cpp', '', 'no meson.build names it'),
     ('tests/core/base/z_test.cpp', '', 'no meson.build names it'),
     ('scripts/x.py', 'open("/wor' + 'k/y")', 'one machine'),
+    ('scripts/x.py', 'open("/roo' + 't/y")', 'one machine'),
 ]
 
 

@@ -96,8 +96,11 @@ void print_text(const std::string& path, const ArenaView& view, const Summary& s
   Life life = life_of(view);
   std::string state = life_coloured(life);
   if (life == Life::kLive) state += fmt::format(", pid {}", header.pid);
-  if (life == Life::kCrashed)
-    state += fmt::format(" (death of the {}), last pid {}", death_of(view), header.pid);
+  if (life == Life::kCrashed) {
+    std::string death = death_of(view);
+    state += death == "unknown" ? "" : " by the death of the " + death;
+    state += fmt::format(", last pid {}", header.pid);
+  }
   auto line = [](const char* name, const std::string& value) {
     fmt::print("{:<20} {}\n", name, value);
   };

@@ -15,6 +15,7 @@ namespace btd::tools {
 namespace {
 
 constexpr size_t kPieceBytes = 1 << 20;
+constexpr size_t kPageBytes = 4096;
 
 class Repairer {
  public:
@@ -145,6 +146,19 @@ class Repairer {
   std::vector<LostRange> lost_;
 };
 
+// Writes what is not zero, in whole pages: the copy takes no more space than it needs.
+void copy_pages(OutputFile& to, uint64_t offset, const char* data, size_t size_bytes) {
+  static const std::vector<char> zeros(kPageBytes);
+  size_t begin = 0;  // of the run of pages to write
+  for (size_t at = 0; at < size_bytes; at += kPageBytes) {
+    size_t page = std::min(kPageBytes, size_bytes - at);
+    if (std::memcmp(data + at, zeros.data(), page) != 0) continue;
+    if (at > begin) to.write_at(offset + begin, data + begin, at - begin);
+    begin = at + page;
+  }
+  if (size_bytes > begin) to.write_at(offset + begin, data + begin, size_bytes - begin);
+}
+
 }  // namespace
 
 void copy_arena(const ArenaView& from, OutputFile& to) {
@@ -158,8 +172,7 @@ void copy_arena(const ArenaView& from, OutputFile& to) {
     if (data > 0) at = static_cast<uint64_t>(data);
     size_t part = static_cast<size_t>(std::min<uint64_t>(piece.size(), length - at));
     from.read_file(at, piece.data(), part);
-    bool is_zero = piece[0] == 0 && std::memcmp(piece.data(), piece.data() + 1, part - 1) == 0;
-    if (!is_zero) to.write_at(at, piece.data(), part);
+    copy_pages(to, at, piece.data(), part);
     at += part;
     progress.update(at, length);
   }

@@ -220,10 +220,17 @@ std::optional<std::string> loader_of(const std::string& head) {
   return std::nullopt;
 }
 
-// The standard output of a program, or nothing if it does not end well and in time.
-std::optional<std::string> output_of(const std::vector<std::string>& command) {
+struct Ended {
+  bool is_whole = false;    // it was started and has ended in time
+  bool is_killed = false;   // by a signal of its own
+  bool is_success = false;  // with status 0
+  std::string output;
+};
+
+// Runs a program without input for its standard output.
+Ended run_quietly(const std::vector<std::string>& command) {
   int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) return std::nullopt;
+  if (pipe2(ends, O_CLOEXEC) != 0) return {};
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
@@ -237,26 +244,26 @@ std::optional<std::string> output_of(const std::vector<std::string>& command) {
   int error = posix_spawn(&child, arguments[0], &actions, nullptr, arguments.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
   close(ends[1]);
-  std::string output;
-  bool is_ended = false;
+  Ended ended;
   char piece[4096];
   pollfd readable{ends[0], POLLIN, 0};
   while (error == 0 && poll(&readable, 1, kLoaderPatienceMs) > 0) {
     ssize_t count = read(ends[0], piece, sizeof(piece));
     if (count <= 0) {
-      is_ended = count == 0;
+      ended.is_whole = count == 0;
       break;
     }
-    output.append(piece, static_cast<size_t>(count));
+    ended.output.append(piece, static_cast<size_t>(count));
   }
   close(ends[0]);
-  if (error != 0) return std::nullopt;
-  if (!is_ended) kill(child, SIGKILL);
+  if (error != 0) return {};
+  if (!ended.is_whole) kill(child, SIGKILL);
   int status = 0;
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
-  if (!is_ended || !WIFEXITED(status) || WEXITSTATUS(status) != 0) return std::nullopt;
-  return output;
+  ended.is_killed = ended.is_whole && WIFSIGNALED(status);
+  ended.is_success = ended.is_whole && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  return ended;
 }
 
 // Throws unless the library will be in the process that `path` becomes.
@@ -303,11 +310,11 @@ void verify(const std::string& path, const std::string& library, int depth = 0) 
                        printable(path)),
            "link it dynamically");
   }
-  std::optional<std::string> listed = output_of({*loader, "--list", path});
-  if (!listed)
-    return;  // a loader without --list (before glibc 2.27's), or a library of the program is
-             // missing: it will say so
-  if (listed->find(library) == std::string::npos) {
+  Ended listed = run_quietly({*loader, "--list", path});
+  // A loader without --list (before glibc 2.27's), or the program lacks a library: it will say so
+  // itself.
+  if (!listed.is_killed && !listed.is_success) return;
+  if (listed.is_killed || listed.output.find(library) == std::string::npos) {
     refuse(fmt::format("the loader of {} would not load {}", printable(path), printable(library)),
            "run it with LD_DEBUG=libs to see why");
   }
@@ -365,6 +372,8 @@ void add_run(CLI::App& app, int& status, const std::vector<std::string>& command
                     fmt::format("{} ({})", setting.what, setting.range))
         ->type_name(setting.unit)
         ->default_str(setting.default_text)
+        ->multi_option_policy(
+            CLI::MultiOptionPolicy::TakeLast)  // so that an alias can be overruled
         ->group("Settings, each also " + std::string(kEnvironmentPrefix) +
                 "NAME in the environment");
   }

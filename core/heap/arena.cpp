@@ -21,6 +21,8 @@ constexpr uint32_t kTickSeconds = 2;
 constexpr uint32_t kTickExtents = 64;          // bounds the stall of the thread that happens to tick
 constexpr uint32_t kSuperblockBatch = 372;     // backed at a time: 64 KiB of them
 
+void* none() { return nullptr; }
+
 template <typename T>
 T* map_dram(size_t size_bytes, int protection) {
   intptr_t got = sys::map(nullptr, size_bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -137,12 +139,13 @@ Error Arena::prepare(const Mapping& mapping, const ArenaHeader& header) {
   geometry_.coarse_base = reinterpret_cast<uintptr_t>(mapping.address(header.data_offset));
   geometry_.coarse_granules = 0;
   geometry_.coarse_states = reinterpret_cast<uint8_t*>(mapping.address(header.coarse_state_offset));
-  geometry_.coarse_entries = entries_;
-  geometry_.fine_base = geometry_.coarse_base + uint64_t{coarse_.frame_count} * kFrameBytes;
+  geometry_.bins = frame_bins_;
+  geometry_.coarse_bytes = uint64_t{coarse_.frame_count} * kFrameBytes;
+  geometry_.data_bytes = 0;
   geometry_.fine_granules = 0;
   geometry_.fine_states = reinterpret_cast<uint8_t*>(mapping.address(header.fine_state_offset));
-  geometry_.fine_entries = entries_ + fine_.first_frame;
-  orphans_.init(*this, kOrphanHeap, geometry_, tag_, nullptr);
+  geometry_.fine_bins = frame_bins_ + fine_.first_frame;
+  orphans_.init(*this, kOrphanHeap, 0, nullptr);
   heaps_[kOrphanHeap] = &orphans_;
   heap_count_ = 1;
   // The same for the states: the zero page until they are grown.
@@ -153,24 +156,28 @@ Error Arena::prepare(const Mapping& mapping, const ArenaHeader& header) {
 // DRAM tables indexed by frame, reserved for the whole arena and backed as it grows (so that mlockall() locks only what is used).
 Error Arena::reserve_tables() {
   uint64_t frames = uint64_t{coarse_.frame_count} + fine_.frame_count;
-  uint64_t entry_bytes = round_up(frames * sizeof(FrameEntry), page_bytes_);
+  uint64_t bin_bytes = round_up(frames * sizeof(Bin*), page_bytes_);
+  uint64_t index_bytes = round_up(frames * sizeof(uint32_t), page_bytes_);
   uint64_t node_bytes = round_up(frames * sizeof(ExtentNode), page_bytes_);
   uint64_t superblock_bytes = round_up(frames * sizeof(Superblock), page_bytes_);
   uint64_t heap_bytes = round_up((kHeapsMax + 1) * sizeof(Heap*), page_bytes_);
-  tables_bytes_ = entry_bytes + node_bytes + superblock_bytes + heap_bytes;
+  tables_bytes_ = bin_bytes + index_bytes + node_bytes + superblock_bytes + heap_bytes;
   // Readable throughout: a stray pointer into frames that were never grown finds zeros, not a fault.
   tables_ = map_dram<char>(tables_bytes_, PROT_READ);
   if (tables_ == nullptr) return Error::kNoMemory;
-  entries_ = reinterpret_cast<FrameEntry*>(tables_);
-  nodes_ = reinterpret_cast<ExtentNode*>(tables_ + entry_bytes);
-  superblocks_ = reinterpret_cast<Superblock*>(tables_ + entry_bytes + node_bytes);
-  heaps_ = reinterpret_cast<Heap**>(tables_ + entry_bytes + node_bytes + superblock_bytes);
+  char* at = tables_;
+  frame_bins_ = reinterpret_cast<Bin**>(at);
+  superblock_indices_ = reinterpret_cast<uint32_t*>(at += bin_bytes);
+  nodes_ = reinterpret_cast<ExtentNode*>(at += index_bytes);
+  superblocks_ = reinterpret_cast<Superblock*>(at += node_bytes);
+  heaps_ = reinterpret_cast<Heap**>(at += superblock_bytes);
   return back_table(heaps_, 0, kHeapsMax + 1, page_bytes_) ? Error::kNone : Error::kNoMemory;
 }
 
 void Arena::start() {
   tag_ = tag_of_epoch(header().epoch);
   // Until here every free() would have found an empty arena.
+  geometry_.data_bytes = data_bytes_;
   geometry_.coarse_granules = uint64_t{coarse_.frame_count} * kCoarseStatesPerFrame;
   geometry_.fine_granules = uint64_t{fine_.frame_count} * kFineStatesPerFrame;
   is_open_ = true;
@@ -236,7 +243,7 @@ Heap* Arena::acquire_heap() {
   auto* heap = map_dram<Heap>(sizeof(Heap) + total_bin_capacity() * sizeof(CachedBlock), PROT_READ | PROT_WRITE);
   if (heap == nullptr) return nullptr;
   uint32_t id = ++heap_count_;
-  heap->init(*this, static_cast<uint16_t>(id), geometry_, tag_, reinterpret_cast<CachedBlock*>(heap + 1));
+  heap->init(*this, static_cast<uint16_t>(id), tag_, reinterpret_cast<CachedBlock*>(heap + 1));
   std::atomic_ref(heaps_[id]).store(heap, std::memory_order_release);
   return heap;
 }
@@ -285,9 +292,13 @@ Superblock* Arena::new_superblock() {
 // REQUIRES: the locks of the old and the new owner; the new owner's entries are read by its thread without a lock, but only after it got the superblock.
 void Arena::set_owner(Superblock& superblock, uint16_t owner) {
   superblock.owner.store(owner, std::memory_order_relaxed);
-  uint32_t key = owner == 0 ? 0 : bin_key(owner, superblock.size_class);
+  // Orphans' bins stay empty: nobody's free() takes the fast path to them.
+  Bin* bin = owner == 0 ? nullptr : heaps_[owner]->cache().bin(superblock.size_class);
   uint32_t index = owner == 0 ? 0 : static_cast<uint32_t>(&superblock - superblocks_) + 1;
-  for (uint32_t i = 0; i < superblock.info().frame_count; i++) *entry(superblock.first_frame + i) = {key, index};
+  for (uint32_t i = 0; i < superblock.info().frame_count; i++) {
+    frame_bins_[superblock.first_frame + i] = bin;
+    *superblock_index(superblock.first_frame + i) = index;
+  }
 }
 
 bool Arena::provide(size_t size_class, Heap& heap) {
@@ -444,7 +455,8 @@ bool Arena::grow(Zone& zone, uint32_t frames_wanted) {
 
 // Frame headers, states and DRAM tables of [first, first + count).
 Error Arena::grow_metadata(Zone& zone, uint32_t first, uint32_t count) {
-  if (!back_table(entries_, first, count, page_bytes_)) return Error::kNoMemory;
+  if (!back_table(frame_bins_, first, count, page_bytes_)) return Error::kNoMemory;
+  if (!back_table(superblock_indices_, first, count, page_bytes_)) return Error::kNoMemory;
   if (!back_table(nodes_, first, count, page_bytes_)) return Error::kNoMemory;
   bool is_fine = &zone == &fine_;
   uint64_t header_offset = static_cast<uint64_t>(reinterpret_cast<char*>(frame_header(first)) - mapping_.address());
@@ -521,12 +533,12 @@ void Arena::publish_head(uint32_t frame, ExtentKind kind, uint8_t detail, uint32
 void* Arena::allocate_small(ThreadCache& cache, size_t size_bytes) {
   size_t size_class = size_class_of(size_bytes);
   do {
-    if (cache.refill(size_class)) return cache.allocate(size_bytes);
+    if (cache.refill(size_class)) return cache.allocate(size_bytes, none);
     // The fine zone may be full while the coarse one is not.
     if (kSizeClasses[size_class].is_fine) {
       size_t coarse_bytes = kSizeClasses[coarse_class_of(size_class)].slot_bytes;
-      if (void* block = cache.allocate(coarse_bytes)) return block;
-      if (cache.refill(size_class_of(coarse_bytes))) return cache.allocate(coarse_bytes);
+      if (void* block = cache.allocate(coarse_bytes, none)) return block;
+      if (cache.refill(size_class_of(coarse_bytes))) return cache.allocate(coarse_bytes, none);
     }
   } while (relieve());
   return nullptr;
@@ -552,7 +564,7 @@ void* Arena::try_allocate_large(uint32_t frame_count, uint32_t tail_pages, size_
     if (!extent.exists()) return nullptr;
     if (is_zero != nullptr) *is_zero = extent.is_zero;
     frame = extent.first_frame;
-    *entry(frame) = {0, kLargeEntry};
+    *superblock_index(frame) = kLargeBlock;
     publish_head(frame, ExtentKind::kLarge, static_cast<uint8_t>(tail_pages), frame_count);
   }
   // Recovery gives the extent back until this store, the commit.
@@ -571,8 +583,7 @@ void* Arena::allocate(ThreadCache& cache, size_t size_bytes, size_t alignment, b
       rounded = round_up(rounded, alignment);
     }
     if (rounded <= kSmallBytesMax) {
-      if (void* block = cache.allocate(rounded)) return block;
-      void* block = allocate_small(cache, rounded);
+      void* block = cache.allocate(rounded, [&] { return allocate_small(cache, rounded); });
       if (block == nullptr || (reinterpret_cast<uintptr_t>(block) & (alignment - 1)) == 0) return block;
       free(cache, block);  // a coarse slot in place of a fine one, less aligned
     }
@@ -584,7 +595,7 @@ Verdict Arena::free(ThreadCache& cache, void* pointer) {
   uint32_t frame = frame_of(pointer);
   Zone& zone = zone_of(frame);
   if (frame - zone.first_frame >= std::atomic_ref(zone.frames_grown).load(std::memory_order_relaxed)) return Verdict::kNoBlock;
-  if (entry(frame)->superblock == kLargeEntry) return free_large(pointer, frame);
+  if (*superblock_index(frame) == kLargeBlock) return free_large(pointer, frame);
   Superblock* superblock = superblock_of(pointer);
   if (superblock == nullptr) return look_up(pointer);
   uint32_t slot = superblock->slot_of(pointer);
@@ -611,7 +622,7 @@ Verdict Arena::free_large(void* pointer, uint32_t frame) {
   persist_->persist(&media->state, sizeof(uint16_t));
   LockGuard guard(extent_lock_);
   uint32_t frames = media->descriptor.frame_count;
-  *entry(frame) = {0, 0};
+  *superblock_index(frame) = 0;
   // 2. The extent is free.
   publish(&media->descriptor, Descriptor{});
   persist_->persist(&media->descriptor, sizeof(Descriptor));
@@ -624,7 +635,7 @@ Verdict Arena::look_up(const void* pointer) const {
   uint32_t frame = frame_of(pointer);
   const Zone& zone = frame < fine_.first_frame ? coarse_ : fine_;
   if (frame - zone.first_frame >= zone.frames_grown) return Verdict::kNoBlock;
-  if (entry(frame)->superblock == kLargeEntry) {
+  if (*superblock_index(frame) == kLargeBlock) {
     if (pointer != frame_address(frame)) return Verdict::kMiddle;
     uint16_t state = frame_header(frame)->state;
     return state != 0 && is_large_state_valid(state) ? Verdict::kGood : Verdict::kNotLive;
@@ -637,8 +648,8 @@ Verdict Arena::look_up(const void* pointer) const {
   }
   // A frame inside a large block has no entry: look for the head before it.  Only misuse comes here, so the walk may take its time.
   for (uint32_t head = frame; head-- > zone.first_frame;) {
-    if (entry(head)->superblock == 0) continue;
-    if (entry(head)->superblock != kLargeEntry) break;
+    if (*superblock_index(head) == 0) continue;
+    if (*superblock_index(head) != kLargeBlock) break;
     Descriptor descriptor = frame_header(head)->descriptor;
     return frame - head < descriptor.frame_count ? Verdict::kMiddle : Verdict::kNoBlock;
   }

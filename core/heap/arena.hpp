@@ -66,7 +66,7 @@ class Arena {
 
   // From recovery, for each extent in use and each run of free frames.  REQUIRES: no other thread.
   void adopt_superblock(uint32_t first_frame, uint32_t size_class);
-  void adopt_large(uint32_t first_frame) { *entry(first_frame) = {0, kLargeEntry}; }
+  void adopt_large(uint32_t first_frame) { *superblock_index(first_frame) = kLargeBlock; }
   void adopt_free(uint32_t first_frame, uint32_t frame_count);
   // There may be survivors; if not, the first look will tell.
   void note_survivors() { may_have_survivors_ = true; }
@@ -161,8 +161,8 @@ class Arena {
 
   // nullptr: no superblock there.  REQUIRES: contains(pointer).
   Superblock* superblock_of(const void* pointer) const {
-    uint32_t index = entry(frame_of(pointer))->superblock;
-    return index == 0 || index == kLargeEntry ? nullptr : &superblocks_[index - 1];
+    uint32_t index = *superblock_index(frame_of(pointer));
+    return index == 0 || index == kLargeBlock ? nullptr : &superblocks_[index - 1];
   }
 
  private:
@@ -184,7 +184,9 @@ class Arena {
   void release_tables();
 
   FrameHeader* frame_header(uint32_t frame) const { return frame_headers_ + frame; }
-  FrameEntry* entry(uint32_t frame) const { return entries_ + frame; }
+  // Of the frame: index into superblocks_ + 1; 0: none; kLargeBlock: the first frame of a large block.
+  uint32_t* superblock_index(uint32_t frame) const { return superblock_indices_ + frame; }
+  static constexpr uint32_t kLargeBlock = 0xFFFFFFFF;
   uint32_t frame_of(const void* pointer) const {
     return static_cast<uint32_t>((reinterpret_cast<uintptr_t>(pointer) - geometry_.coarse_base) >> kFrameShift);
   }
@@ -236,7 +238,8 @@ class Arena {
   uint64_t page_bytes_ = 0;
   uint8_t tag_ = 0;
   bool is_open_ = false;
-  FrameEntry* entries_ = nullptr;
+  Bin** frame_bins_ = nullptr;  // by frame, as the next two
+  uint32_t* superblock_indices_ = nullptr;
   ExtentNode* nodes_ = nullptr;
   Superblock* superblocks_ = nullptr;
   char* tables_ = nullptr;

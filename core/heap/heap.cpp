@@ -4,9 +4,9 @@
 
 namespace btd {
 
-void Heap::init(Arena& arena, uint16_t id, const Geometry& geometry, uint8_t tag, CachedBlock* blocks) noexcept {
+void Heap::init(Arena& arena, uint16_t id, uint8_t tag, CachedBlock* blocks) noexcept {
   id_ = id;
-  cache_.init(arena, *this, geometry, tag, blocks);
+  cache_.init(arena, *this, tag, blocks);
 }
 
 uint32_t Heap::take(size_t size_class, CachedBlock* out, uint32_t count) noexcept {

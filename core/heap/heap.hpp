@@ -17,7 +17,7 @@ namespace btd {
 
 class Heap {
  public:
-  void init(Arena& arena, uint16_t id, const Geometry& geometry, uint8_t tag, CachedBlock* blocks) noexcept;
+  void init(Arena& arena, uint16_t id, uint8_t tag, CachedBlock* blocks) noexcept;
 
   uint16_t id() const { return id_; }
   ThreadCache& cache() { return cache_; }

@@ -101,7 +101,7 @@ Arena::Reclaimed Arena::retag(uint8_t tag, uint8_t new_state) {
     owner->lock().unlock();
   }
   for (uint32_t frame = 0; frame < coarse_.frames_grown; frame++) {
-    if (entry(frame)->superblock != kLargeEntry || frame_header(frame)->state != large_state(tag)) continue;
+    if (*superblock_index(frame) != kLargeBlock || frame_header(frame)->state != large_state(tag)) continue;
     reclaimed.blocks++;
     reclaimed.bytes += uint64_t{frame_header(frame)->descriptor.frame_count} * kFrameBytes;
     if (new_state == kStateFree) {

@@ -7,33 +7,38 @@
 
 namespace btd {
 
-static_assert(sizeof(Bin) * kSizeClassCount < (1u << kKeyOwnerShift));
-
-void ThreadCache::init(Arena& arena, Heap& heap, const Geometry& geometry, uint8_t tag, CachedBlock* blocks) noexcept {
+void ThreadCache::init(Arena& arena, Heap& heap, uint8_t tag, CachedBlock* blocks) noexcept {
   for (size_t size_class = 0; size_class < kSizeClassCount; size_class++) {
     uint32_t capacity = blocks != nullptr ? bin_capacity(size_class) : 0;
-    bins_[size_class] = {blocks, blocks, blocks + min(capacity, kFirstEnd), blocks + capacity};
+    rows_[kTop][size_class].block = rows_[kBegin][size_class].block = blocks;
+    rows_[kEnd][size_class].block = blocks + min(capacity, kFirstEnd);
     blocks += capacity;
+    rows_[kLimit][size_class].block = blocks;
+    rows_[kOwner][size_class].cache = this;
   }
-  key_base_ = bin_key(heap.id(), 0);
   tag_ = tag;
   remote_count_ = 0;
-  geometry_ = geometry;
   arena_ = &arena;
   heap_ = &heap;
 }
 
+// A class in use gets a larger bin each time, up to its limit; a class used once stays small.
+void ThreadCache::grow_bin(size_t size_class) noexcept {
+  CachedBlock* begin = rows_[kBegin][size_class].block;
+  CachedBlock*& end = rows_[kEnd][size_class].block;
+  end = begin + min(2 * (end - begin), rows_[kLimit][size_class].block - begin);
+}
+
 bool ThreadCache::refill(size_t size_class) noexcept {
-  Bin& bin = bins_[size_class];
   if (remote_count_ > 0) flush_remote();
-  auto count = static_cast<uint32_t>(bin.end - bin.begin);
-  // A class in use gets a larger bin each time, up to its limit; a class used once stays small.
-  bin.end = bin.begin + min<size_t>(2 * count, static_cast<size_t>(bin.limit - bin.begin));
+  CachedBlock* begin = rows_[kBegin][size_class].block;
+  auto count = static_cast<uint32_t>(rows_[kEnd][size_class].block - begin);
+  grow_bin(size_class);
   for (;;) {
     {
       LockGuard guard(heap_->lock());
-      uint32_t taken = heap_->take(size_class, bin.begin, max(count / 2, 1u));
-      bin.top = bin.begin + taken;
+      uint32_t taken = heap_->take(size_class, begin, max(count / 2, 1u));
+      rows_[kTop][size_class].block = begin + taken;
       if (taken > 0) return true;
     }
     if (!arena_->provide(size_class, *heap_)) return false;
@@ -41,31 +46,31 @@ bool ThreadCache::refill(size_t size_class) noexcept {
 }
 
 void ThreadCache::keep(Superblock& superblock, void* block, uint8_t* state) noexcept {
-  Bin& bin = bins_[superblock.size_class];
-  if (bin.top == bin.end) {
-    auto count = static_cast<uint32_t>(bin.end - bin.begin);
-    if (bin.end < bin.limit) {
-      bin.end = bin.begin + min<size_t>(2 * count, static_cast<size_t>(bin.limit - bin.begin));
+  size_t size_class = superblock.size_class;
+  CachedBlock*& top = rows_[kTop][size_class].block;
+  if (top == rows_[kEnd][size_class].block) {
+    if (top != rows_[kLimit][size_class].block) {
+      grow_bin(size_class);
     } else {
-      flush(bin, (count + 1) / 2);
+      flush(size_class, (cached_count(size_class) + 1) / 2);
     }
   }
-  *bin.top++ = {block, state};
+  *top++ = {block, state};
 }
 
 // The oldest blocks go: the ones on top are the ones in the CPU's caches.
-void ThreadCache::flush(Bin& bin, uint32_t count) noexcept {
+void ThreadCache::flush(size_t size_class, uint32_t count) noexcept {
+  CachedBlock* begin = rows_[kBegin][size_class].block;
   {
     LockGuard guard(heap_->lock());
     for (uint32_t i = 0; i < count; i++) {
-      void* block = bin.begin[i].block;
-      Superblock& superblock = *arena_->superblock_of(block);
-      if (heap_->give(superblock, superblock.slot_of(block))) arena_->retire(superblock);
+      Superblock& superblock = *arena_->superblock_of(begin[i].block);
+      if (heap_->give(superblock, superblock.slot_of(begin[i].block))) arena_->retire(superblock);
     }
   }
-  auto left = static_cast<size_t>(bin.top - bin.begin) - count;
-  std::memmove(bin.begin, bin.begin + count, left * sizeof(CachedBlock));
-  bin.top = bin.begin + left;
+  size_t left = cached_count(size_class) - count;
+  std::memmove(begin, begin + count, left * sizeof(CachedBlock));
+  rows_[kTop][size_class].block = begin + left;
 }
 
 void ThreadCache::keep_remote(void* block) noexcept {
@@ -79,10 +84,10 @@ void ThreadCache::flush_remote() noexcept {
 }
 
 void ThreadCache::flush_all() noexcept {
-  for (Bin& bin : bins_) {
-    auto count = static_cast<uint32_t>(bin.top - bin.begin);
-    if (count > 0) flush(bin, count);
-    bin.end = bin.begin + min<size_t>(kFirstEnd, static_cast<size_t>(bin.limit - bin.begin));
+  for (size_t size_class = 0; size_class < kSizeClassCount; size_class++) {
+    if (uint32_t count = cached_count(size_class); count > 0) flush(size_class, count);
+    CachedBlock* begin = rows_[kBegin][size_class].block;
+    rows_[kEnd][size_class].block = begin + min<ptrdiff_t>(kFirstEnd, rows_[kLimit][size_class].block - begin);
   }
   if (remote_count_ > 0) flush_remote();
 }

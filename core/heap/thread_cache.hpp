@@ -3,13 +3,14 @@
 // malloc pops {block, state address} and stores the epoch's tag; free checks the tag, stores 0 and pushes.  Budget: no lock, no atomic
 // read-modify-write, no flush, no system call; at most 54 instructions a pair with the caller's.  Nothing is ever written into a free block.
 //
-// Whose block it is and of which class is one word, the key in the frame's entry: the owner's number above, the offset of the class's bin in this object
-// below.  So `key - key_base_` is a bin's offset for a block of ours, and out of range for all else: another thread's, a large block's, a free frame's.
+// Whose block it is and of which class is one word, the frame's bin: the bin of its class in its owner's cache.  It is ours if the word beside the bin
+// that names the cache is; that word is constant and lies apart from the bins, so that looking does not disturb the owner.
 //
-// Invariants: 1. Every block in a bin has state 0 and belongs to a superblock of this cache's heap.  2. begin <= top <= end <= begin + capacity.
+// Invariants: 1. Every block in a bin has state 0 and belongs to a superblock of this cache's heap.  2. begin <= top <= end <= limit.
+// 3. A slot with this epoch's tag lies in a frame that has a bin.
 //
-// Thread safety: owned by one thread.  The entries of other threads' superblocks are read without a lock; only their owners change them, and never to our
-// number.
+// Thread safety: owned by one thread.  The bins of other threads' frames are read without a lock; only their owners change them, and never to one of
+// ours.
 #pragma once
 
 #include <bit>
@@ -17,6 +18,7 @@
 #include <cstdint>
 
 #include "core/base/attributes.hpp"
+#include "core/base/in_place.hpp"
 #include "core/heap/size_class.hpp"
 #include "core/heap/superblock.hpp"
 
@@ -25,51 +27,29 @@ namespace btd {
 class Arena;
 class Heap;
 
-// Run-time word of a frame, in DRAM.
-struct FrameEntry {
-  uint32_t key;         // owner's heap number << 16 | offset of the bin; 0: no superblock
-  uint32_t superblock;  // index into the arena's superblocks + 1; 0: none; kLargeEntry: first frame of a large block
-};
-inline constexpr uint32_t kLargeEntry = 0xFFFFFFFF;
+class ThreadCache;
 
+// A bin: a stack of free blocks.  A cache keeps its bins as rows of equal fields, so that the hot path finds a field by one scaled address; a Bin* points at
+// its field of the first row, and the other fields lie at fixed distances from it.
 struct Bin {
-  CachedBlock* top;
-  CachedBlock* begin;
-  CachedBlock* end;      // grows from few to `limit` as the thread uses the class
-  CachedBlock* limit;
+  union {
+    CachedBlock* block;
+    ThreadCache* cache;
+  };
 };
 
-inline constexpr unsigned kKeyOwnerShift = 16;
-
-constexpr uint32_t bin_key(uint16_t owner, size_t size_class) {
-  return (uint32_t{owner} << kKeyOwnerShift) | static_cast<uint32_t>(size_class * sizeof(Bin));
-}
-
-// Where blocks, states and entries are.  Constant after the arena is open; every thread has a copy, so that the hot path reads one object.
+// Where blocks, states and bins are.  Constant after the arena is open.
 struct Geometry {
-  uintptr_t coarse_base;       // address of the zone's first frame
-  uint64_t coarse_granules;    // in the zone; 0: no arena
+  uintptr_t coarse_base;     // address of frame 0
+  uint64_t coarse_granules;  // in the zone; 0: no arena
   uint8_t* coarse_states;
-  FrameEntry* coarse_entries;  // of the zone's first frame
-  uintptr_t fine_base;
+  Bin** bins;                // by frame: the bin of its class and owner; nullptr: it is in no superblock
+  uint64_t data_bytes;       // of both zones; 0: no arena
+  uint64_t coarse_bytes;     // of the coarse zone
   uint64_t fine_granules;
   uint8_t* fine_states;
-  FrameEntry* fine_entries;
+  Bin** fine_bins;           // `bins` of the fine zone's first frame
 };
-
-namespace detail {
-
-constexpr auto make_bin_offset_of_quantum() {
-  std::array<uint16_t, kClassOfQuantum.size()> map{};
-  for (size_t quantum = 0; quantum < map.size(); quantum++) {
-    map[quantum] = static_cast<uint16_t>(kClassOfQuantum[quantum] * sizeof(Bin));
-  }
-  return map;
-}
-
-}  // namespace detail
-
-inline constexpr auto kBinOffsetOfQuantum = detail::make_bin_offset_of_quantum();
 
 // Blocks a bin may hold: 64 KiB of them, at least 8, at most 1,024.
 constexpr uint32_t bin_capacity(size_t size_class) {
@@ -84,47 +64,38 @@ constexpr size_t total_bin_capacity() {
 
 class ThreadCache {
  public:
-  // A block of at least size_bytes, live; nullptr: the bin is empty, go the slow way.
+  // A block of at least size_bytes, live; when the bin is empty, what slow() returns.
   // REQUIRES: size_bytes <= kSmallBytesMax.
-  BTD_ALWAYS_INLINE void* allocate(size_t size_bytes) noexcept {
-    size_t offset = kBinOffsetOfQuantum[(size_bytes + kQuantumBytes - 1) / kQuantumBytes];
-    Bin& bin = *reinterpret_cast<Bin*>(reinterpret_cast<char*>(this) + offset);
-    CachedBlock* top = bin.top;
-    if (top == bin.begin) [[unlikely]] return nullptr;
-    bin.top = --top;
-    *top->state = tag_;  // the commit
-    return top->block;
+  template <typename Slow>
+  BTD_ALWAYS_INLINE void* allocate(size_t size_bytes, Slow slow) noexcept {
+    size_t size_class = size_class_of(size_bytes);
+    CachedBlock* top = rows_[kTop][size_class].block;
+    if (top == rows_[kBegin][size_class].block) [[unlikely]] return slow();
+    add_in_place(rows_[kTop][size_class].block, -1);
+    *top[-1].state = tag_;  // the commit
+    return top[-1].block;
   }
 
   // Frees a block that is live in this epoch, ours, and has room in its bin.  False: anything else, nothing was done.
   //
-  // The rotation puts a misaligned pointer's low bits on top, so that one comparison checks range and alignment.
-  BTD_ALWAYS_INLINE bool free(void* pointer) noexcept {
-    uint64_t granule = std::rotr(reinterpret_cast<uintptr_t>(pointer) - geometry_.coarse_base, kCoarseShift);
-    uint8_t* state;
-    uint32_t key;
-    if (granule < geometry_.coarse_granules) [[likely]] {
-      state = geometry_.coarse_states + granule;
-      key = geometry_.coarse_entries[granule >> (kFrameShift - kCoarseShift)].key;
-    } else {
-      granule = std::rotr(reinterpret_cast<uintptr_t>(pointer) - geometry_.fine_base, kFineShift);
-      if (granule >= geometry_.fine_granules) [[unlikely]] return false;
-      state = geometry_.fine_states + granule;
-      key = geometry_.fine_entries[granule >> (kFrameShift - kFineShift)].key;
+  // Rotations put a misaligned pointer's low bits on top, so that one comparison checks range and alignment.  A pointer that is not of this arena, as most are
+  // where only large sizes are routed, is found out by the second: foreign() is called for it.
+  template <typename Foreign>
+  BTD_ALWAYS_INLINE static bool free(void* pointer, const Geometry& geometry, ThreadCache* const& mine, Foreign foreign) noexcept {
+    uint64_t granule = std::rotr(reinterpret_cast<uintptr_t>(pointer) - geometry.coarse_base, kCoarseShift);
+    if (granule < geometry.coarse_granules) [[likely]] {
+      return mine->take_back(pointer, geometry.coarse_states + granule, geometry.bins, granule >> (kFrameShift - kCoarseShift));
     }
-    uint32_t offset = key - key_base_;
-    if (*state != tag_ || offset >= sizeof(bins_)) [[unlikely]] return false;
-    Bin& bin = *reinterpret_cast<Bin*>(reinterpret_cast<char*>(this) + offset);
-    CachedBlock* top = bin.top;
-    if (top == bin.end) [[unlikely]] return false;
-    *state = 0;  // the commit
-    *top = {pointer, state};
-    bin.top = top + 1;
-    return true;
+    hide_origin(granule);  // or the offset would be kept from before the rotation, at the cost of a move for every free
+    uint64_t offset = std::rotl(granule, kCoarseShift);
+    if (offset >= geometry.data_bytes) [[likely]] return foreign();
+    granule = std::rotr(offset - geometry.coarse_bytes, kFineShift);
+    if (granule >= geometry.fine_granules) [[unlikely]] return false;
+    return mine->take_back(pointer, geometry.fine_states + granule, geometry.fine_bins, granule >> (kFrameShift - kFineShift));
   }
 
   // Set-up by Heap.  `blocks`: room for total_bin_capacity().
-  void init(Arena& arena, Heap& heap, const Geometry& geometry, uint8_t tag, CachedBlock* blocks) noexcept;
+  void init(Arena& arena, Heap& heap, uint8_t tag, CachedBlock* blocks) noexcept;
 
   // Fills the bin.  False: the arena is full.
   BTD_COLD bool refill(size_t size_class) noexcept;
@@ -139,21 +110,43 @@ class ThreadCache {
   void flush_all() noexcept;
   void flush_remote() noexcept;
 
-  const Geometry& geometry() const { return geometry_; }
   Heap* heap() const { return heap_; }
-  uint32_t cached_count(size_t size_class) const { return static_cast<uint32_t>(bins_[size_class].top - bins_[size_class].begin); }
+  Bin* bin(size_t size_class) { return &rows_[kTop][size_class]; }
+  uint32_t cached_count(size_t size_class) const {
+    return static_cast<uint32_t>(rows_[kTop][size_class].block - rows_[kBegin][size_class].block);
+  }
 
  private:
   static constexpr uint32_t kRemoteMax = 64;
   static constexpr uint32_t kFirstEnd = 8;  // blocks a bin holds before it has been refilled
 
-  void flush(Bin& bin, uint32_t count) noexcept;
+  enum Row : size_t {
+    kTop,    // first: a Bin* points here
+    kBegin,
+    kEnd,    // grows from few to the limit as the thread uses the class
+    kLimit,
+    kOwner,  // constant, and rows away from kTop: others may look at it without disturbing this thread
+    kRowCount,
+  };
 
-  Bin bins_[kSizeClassCount] = {};  // first: keys are offsets from this object
-  uint32_t key_base_ = 0;
+  void flush(size_t size_class, uint32_t count) noexcept;
+  void grow_bin(size_t size_class) noexcept;
+
+  BTD_ALWAYS_INLINE bool take_back(void* pointer, uint8_t* state, Bin* const* bins, uint64_t frame) noexcept {
+    if (*state != tag_) [[unlikely]] return false;
+    Bin* bin = bins[frame];
+    if (bin[kOwner * kSizeClassCount].cache != this) [[unlikely]] return false;
+    CachedBlock* top = bin->block;
+    if (top == bin[kEnd * kSizeClassCount].block) [[unlikely]] return false;
+    *state = 0;  // the commit
+    *top = {pointer, state};
+    add_in_place(bin->block, 1);
+    return true;
+  }
+
+  Bin rows_[kRowCount][kSizeClassCount] = {};
   uint8_t tag_ = 0;
   uint8_t remote_count_ = 0;
-  Geometry geometry_ = {};
   Arena* arena_ = nullptr;
   Heap* heap_ = nullptr;
   void* remote_[kRemoteMax] = {};

@@ -1,0 +1,156 @@
+// What the tests of core share: a directory that cleans up after itself, the lives of an arena in it, and a seed.
+#pragma once
+
+#include <dirent.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <boost/test/unit_test.hpp>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "core/heap/arena.hpp"
+#include "core/recovery/open.hpp"
+
+namespace btd::test {
+
+// A directory of its own under /dev/shm.  Its name holds the pid, so that whoever comes next removes what a killed test left.
+class Scratch {
+ public:
+  Scratch() {
+    remove_stale();
+    char name[96];
+    std::snprintf(name, sizeof(name), "%s%d-XXXXXX", kPrefix, static_cast<int>(getpid()));
+    BOOST_REQUIRE(mkdtemp(name) != nullptr);
+    path_ = name;
+    owner_ = getpid();
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  ~Scratch() {
+    std::error_code ignored;
+    if (getpid() == owner_) std::filesystem::remove_all(path_, ignored);
+  }
+
+  const std::string& path() const { return path_; }
+  std::string file(const std::string& name) const { return path_ + "/" + name; }
+
+ private:
+  static constexpr const char* kPrefix = "/dev/shm/bartender-core-test-";
+
+  static void remove_stale() {
+    std::error_code ignored;
+    for (const auto& entry : std::filesystem::directory_iterator("/dev/shm", ignored)) {
+      const std::string path = entry.path().string();
+      if (path.rfind(kPrefix, 0) != 0) continue;
+      const int pid = std::atoi(path.c_str() + std::strlen(kPrefix));
+      if (pid > 0 && kill(pid, 0) != 0 && errno == ESRCH) std::filesystem::remove_all(path, ignored);
+    }
+  }
+
+  std::string path_;
+  pid_t owner_ = 0;
+};
+
+// A test that hangs is killed by the kernel, whoever runs it.
+inline void limit_time(unsigned seconds) { alarm(seconds); }
+
+// BTD_TEST_SEED repeats a run.
+inline uint64_t seed() {
+  static const uint64_t value = [] {
+    const char* given = std::getenv("BTD_TEST_SEED");
+    uint64_t drawn = given != nullptr ? std::strtoull(given, nullptr, 0) : std::random_device{}();
+    std::printf("seed: BTD_TEST_SEED=%llu\n", static_cast<unsigned long long>(drawn));
+    std::fflush(stdout);
+    return drawn;
+  }();
+  return value;
+}
+
+inline std::string read_all(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+}
+
+inline uint64_t file_blocks(const std::string& path) {
+  struct stat status {};
+  BOOST_REQUIRE(::stat(path.c_str(), &status) == 0);
+  return static_cast<uint64_t>(status.st_blocks);
+}
+
+// One life of an arena: from its opening until the owner is gone.  end() leaves on media what a kill would: nothing is closed in good
+// order, the header still says "open".
+class Life {
+ public:
+  explicit Life(const std::string& path, uint64_t capacity_bytes = 64 * kMiB, OnRestart on_restart = OnRestart::kSalvage)
+      : path_(path) {
+    OpenRequest request{path_.c_str(), capacity_bytes};
+    request.on_restart = on_restart;
+    request.program = "core-test";
+    error = open_arena(request, *arena_, why_);
+    if (error == Error::kNone) heap_ = arena_->acquire_heap();
+  }
+  Life(const Life&) = delete;
+  Life& operator=(const Life&) = delete;
+  ~Life() { end(); }
+
+  void end() {
+    if (heap_ != nullptr) arena_->close();
+    heap_ = nullptr;
+  }
+
+  bool is_open() const { return error == Error::kNone && heap_ != nullptr; }
+  std::string why() { return why_.c_str(); }
+  Arena& arena() { return *arena_; }
+  Heap& heap() { return *heap_; }
+  ThreadCache& cache() { return heap_->cache(); }
+
+  char* allocate(size_t size_bytes, size_t alignment = 16, bool* is_zero = nullptr) {
+    return static_cast<char*>(arena_->allocate(cache(), size_bytes, alignment, is_zero));
+  }
+  Verdict free(void* pointer) { return free_by(cache(), pointer); }
+  // As preload does it.
+  Verdict free_by(ThreadCache& cache, void* pointer) {
+    return cache.free(pointer) ? Verdict::kGood : arena_->free(cache, pointer);
+  }
+
+  Error error;
+
+ private:
+  std::string path_;
+  Line why_;
+  std::unique_ptr<Arena> arena_ = std::make_unique<Arena>();
+  Heap* heap_ = nullptr;
+};
+
+// Bytes that tell a block from every other.
+inline void fill(void* block, size_t size_bytes, uint64_t mark) {
+  auto* bytes = static_cast<uint8_t*>(block);
+  for (size_t i = 0; i < size_bytes; i++) bytes[i] = static_cast<uint8_t>((mark * 0x9E3779B97F4A7C15 >> (8 * (i % 8))) + i / 8);
+}
+
+inline bool is_filled(const void* block, size_t size_bytes, uint64_t mark) {
+  auto* bytes = static_cast<const uint8_t*>(block);
+  for (size_t i = 0; i < size_bytes; i++) {
+    if (bytes[i] != static_cast<uint8_t>((mark * 0x9E3779B97F4A7C15 >> (8 * (i % 8))) + i / 8)) return false;
+  }
+  return true;
+}
+
+}  // namespace btd::test
+
+namespace btd {
+inline std::ostream& boost_test_print_type(std::ostream& out, Verdict verdict) { return out << "Verdict " << static_cast<int>(verdict); }
+inline std::ostream& boost_test_print_type(std::ostream& out, Error error) { return out << "Error " << static_cast<int>(error); }
+}  // namespace btd

@@ -1,0 +1,74 @@
+// What the arena must hold, told by the process that uses it: one record a block, and the operation in progress.
+//
+// The log lies in memory shared with the harness, which reads it while the process stands still between two
+// instructions.  Each operation is announced before its first instruction (begin) and told to be done by one store
+// after its last (`is_busy` = 0): in between the harness accepts both outcomes, outside of it exactly one.
+//
+// Thread safety: one writer, and a reader that looks only while the writer is stopped.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+
+#include "core/persist/layout.hpp"
+
+namespace btd::test {
+
+enum class Step : uint32_t {
+  kNothing,  // no block may come or go: opening, cache refill and flush, releasing a heap, growth
+  kAllocate,
+  kFree,
+  kResize,
+};
+
+struct BlockRecord {
+  uint64_t address;
+  uint64_t size_bytes;  // as asked for
+  uint64_t usable_bytes;
+  uint64_t epoch;
+  uint64_t filled_bytes;  // the contents are the pattern of its index for a block of this size; 0: not yet
+  uint64_t is_live;
+};
+
+struct Log {
+  static constexpr uint32_t kBlocksMax = 8192;
+
+  std::atomic<uint32_t> is_busy;
+  Step step;
+  uint32_t index;        // of the block in question
+  uint32_t may_reclaim;  // survivors may go, those of the oldest epochs first
+  uint64_t size_bytes;   // asked for
+  uint64_t epoch;        // of the life that works
+  uint64_t seed;
+  uint32_t is_stepped;   // the operation in progress is one to step through
+  uint32_t block_count;  // records in use or used
+  const char* what;      // a literal: the same address in parent and child
+  BlockRecord blocks[kBlocksMax];
+};
+
+// The word of the pattern at `offset` of block `index`.
+inline uint64_t pattern_word(uint64_t seed, uint32_t index, uint64_t offset) {
+  uint64_t x = seed ^ (uint64_t{index} << 40) ^ offset;
+  x = (x ^ (x >> 31)) * 0x9E3779B97F4A7C15;
+  return (x ^ (x >> 29)) | 1;  // never the zero that a lost page reads as
+}
+
+// Calls visit(offset) for the words that carry the pattern: the first and last 64 bytes and the start of each page.  Enough to
+// see a block moved, cut, overlapped or punched, without touching every page's lines.
+template <typename Visit>
+void for_each_pattern_word(uint64_t size_bytes, Visit visit) {
+  uint64_t words_bytes = size_bytes & ~uint64_t{7};
+  for (uint64_t at = 0; at < words_bytes && at < 64; at += 8) visit(at);
+  for (uint64_t at = 4096; at + 8 <= words_bytes; at += 4096) visit(at);
+  for (uint64_t at = words_bytes > 128 ? words_bytes - 64 : 64; at < words_bytes; at += 8) visit(at);
+}
+
+inline void fill_pattern(uint64_t seed, uint32_t index, void* block, uint64_t size_bytes) {
+  for_each_pattern_word(size_bytes, [&](uint64_t at) {
+    uint64_t word = pattern_word(seed, index, at);
+    std::memcpy(static_cast<char*>(block) + at, &word, sizeof(word));
+  });
+}
+
+}  // namespace btd::test
