@@ -18,6 +18,7 @@ BATCH_COUNTS = (20000, 40000)  # whole batches of 1,000
 CASES = (
     ('pair 16', 'pair', 16), ('pair 64', 'pair', 64), ('pair 1K', 'pair', 1024),
     ('pair 4K', 'pair', 4096), ('pair 32K', 'pair', 32768),
+    ('pair 64K', 'pair', 65536), ('pair 2M', 'pair', 2 << 20),
     ('pair 64, second thread existed', 'thread-pair', 64),
     ('batch 1k fifo', 'fifo', 64), ('batch 1k lifo', 'lifo', 64), ('calloc 64', 'calloc', 64),
 )

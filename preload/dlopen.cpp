@@ -28,7 +28,7 @@ BTD_COLD void tell(const char* file) {
   static std::atomic<bool> is_told{false};
   if (is_told.exchange(true, std::memory_order_relaxed)) return;
   btd::Line().text("dlopen(").text(file != nullptr ? file : "NULL")
-      .text("): RTLD_DEEPBIND is dropped, for it would mix two allocators (said once)").write(btd::LogLevel::kInfo);
+      .text("): RTLD_DEEPBIND is dropped, for it would mix two allocators (said once)").write(btd::LogLevel::kError);
 }
 
 }  // namespace

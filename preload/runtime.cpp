@@ -1,6 +1,7 @@
 #include "preload/runtime.hpp"
 
 #include <dlfcn.h>
+#include <link.h>
 #include <pthread.h>
 #include <sys/auxv.h>
 #include <unistd.h>
@@ -20,8 +21,6 @@
 namespace btd::preload {
 
 constinit size_t threshold = kNothingRouted;
-constinit Geometry geometry{};
-constinit Range range{};
 constinit Arena arena;
 Config config;
 
@@ -35,6 +34,7 @@ constinit Lock open_lock;   // taken before any lock of the arena
 constinit Lock late_lock;   // guards late_heap; taken before any lock of the arena
 constinit Heap* late_heap;  // for threads that have no heap of their own any more
 char program[NAME_MAX + 1];
+constinit std::atomic<bool> is_full_told{false};
 pthread_key_t exit_key;
 bool has_exit_key;
 
@@ -75,8 +75,6 @@ bool open_if_ready() {
     refuse(why);
     return false;
   }
-  range = {arena.geometry().coarse_base, arena.data_bytes()};
-  geometry = arena.geometry();
   stage.store(Stage::kOpen, std::memory_order_release);
   Line().text("arena ").text(arena.path()).text(", epoch ").number(arena.header().epoch).write(LogLevel::kInfo);
   return true;
@@ -141,11 +139,10 @@ void after_fork_in_child() {
   if (now == Stage::kOpening) turn_off();
   if (now != Stage::kOpen) return;
   threshold = kNothingRouted;
-  geometry.coarse_granules = geometry.fine_granules = 0;  // its blocks are still known by their address
   cache = &empty_cache;
   thread_stage = ThreadStage::kEnded;
   stage.store(Stage::kInherited, std::memory_order_relaxed);
-  if (config.fork == ForkMode::kSnapshot) arena.fork_child();
+  arena.fork_child();
 }
 
 // --- Start and end --------------------------------------------------------------------------------------------------------------
@@ -179,6 +176,18 @@ void read_program_name(const char* argument) {
   std::memcpy(program, from, min(std::strlen(from), sizeof(program) - 1));
 }
 
+// A program linked at a fixed address that takes malloc's address (Debian's python3) has a symbol
+// for it whose value is a PLT stub: dlsym() finds that one, but its section is SHN_UNDEF, and calls
+// through it end up here.
+bool has_other_malloc() {
+  void* found = dlsym(RTLD_DEFAULT, "malloc");
+  if (found == reinterpret_cast<void*>(&btd_own_malloc)) return false;
+  Dl_info info{};
+  ElfW(Sym)* symbol = nullptr;
+  bool is_known = dladdr1(found, &info, reinterpret_cast<void**>(&symbol), RTLD_DL_SYMENT) != 0;
+  return !is_known || symbol == nullptr || symbol->st_shndx != SHN_UNDEF;
+}
+
 // With -z initfirst this runs before any other constructor, so that our fork handlers enclose all others' (whose handlers may allocate); libc's
 // environ is not set yet, the arguments are.
 [[gnu::constructor]] void start_process(int, char** arguments, char** environment) {
@@ -197,7 +206,7 @@ void read_program_name(const char* argument) {
   const char* short_name = arguments[0] == nullptr ? program : arguments[0];
   if (const char* slash = std::strrchr(short_name, '/')) short_name = slash + 1;
   if (config.only[0] != '\0' && !is_listed(config.only, program) && !is_listed(config.only, short_name)) return;
-  if (dlsym(RTLD_DEFAULT, "malloc") != reinterpret_cast<void*>(&::malloc)) {
+  if (has_other_malloc()) {
     Line().text(program).text(" brings its own malloc; bartender steps aside").write(LogLevel::kError);
     return;
   }
@@ -220,6 +229,9 @@ BTD_COLD void* allocate(size_t size_bytes, size_t alignment, bool* is_zero) {
   if (!open_if_ready()) return nullptr;
   void* block = nullptr;
   with_cache([&](ThreadCache& mine) { block = arena.allocate(mine, size_bytes, alignment, is_zero); });
+  if (block == nullptr && size_bytes < config.size_bytes && !is_full_told.exchange(true, std::memory_order_relaxed)) {
+    Line().text("the arena ").text(arena.path()).text(" is full; what does not fit goes to volatile memory (said once)").write(LogLevel::kError);
+  }
   return block;
 }
 
@@ -249,7 +261,8 @@ BTD_COLD void report_misuse(const char* function, const void* pointer, Verdict v
       line.text("invalid pointer: it lies in the arena, where no block is");
       break;
   }
-  if (const Superblock* superblock = arena.superblock_of(pointer)) line.text(" (size class ").number(superblock->info().slot_bytes).text(" B)");
+  const Superblock* superblock = verdict == Verdict::kNoBlock ? nullptr : arena.superblock_of(pointer);
+  if (superblock != nullptr) line.text(" (size class ").number(superblock->info().slot_bytes).text(" B)");
   Dl_info module{};
   if (caller != nullptr) {
     line.text(", called from ").hex(reinterpret_cast<uintptr_t>(caller));

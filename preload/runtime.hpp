@@ -12,6 +12,8 @@
 #include "core/heap/arena.hpp"
 #include "core/heap/thread_cache.hpp"
 
+extern "C" [[gnu::visibility("hidden")]] void* btd_own_malloc(size_t size_bytes) noexcept;
+
 namespace btd::preload {
 
 inline constexpr size_t kNothingRouted = SIZE_MAX;
@@ -28,20 +30,10 @@ extern thread_local constinit ThreadCache* cache [[gnu::tls_model("initial-exec"
 extern Arena arena;
 extern Config config;
 
-// The arena's, in one place of its own; no granules: there is no arena, or it is a parent's.
-extern Geometry geometry;
-
-// Addresses of the arena's data, also in a forked child; size 0: there is none.
-struct Range {
-  uintptr_t from;
-  uintptr_t size_bytes;
-};
-extern Range range;
-
 #pragma GCC visibility pop
 
 BTD_ALWAYS_INLINE bool is_ours(const void* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) - range.from < range.size_bytes;
+  return reinterpret_cast<uintptr_t>(pointer) - arena.geometry().coarse_base < arena.geometry().data_bytes;
 }
 
 // A routed request that the fast path could not serve, of any kind.  nullptr: the next allocator must.

@@ -1,7 +1,6 @@
 #include "core/base/sys.hpp"
 
 #include <fcntl.h>
-#include <linux/falloc.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -55,9 +54,6 @@ int stat_of(int descriptor, struct stat* status) noexcept {
 }
 int truncate(int descriptor, uint64_t size_bytes) noexcept {
   return static_cast<int>(call(SYS_ftruncate, descriptor, size_bytes));
-}
-int allocate(int descriptor, uint64_t offset, uint64_t size_bytes) noexcept {
-  return static_cast<int>(call(SYS_fallocate, descriptor, FALLOC_FL_KEEP_SIZE, offset, size_bytes));
 }
 int unlink(const char* path) noexcept { return static_cast<int>(call(SYS_unlinkat, AT_FDCWD, path, 0)); }
 int make_directory(const char* path, unsigned mode) noexcept {

@@ -18,7 +18,6 @@ int open(const char* path, int flags, unsigned mode = 0) noexcept;  // adds O_CL
 int close(int descriptor) noexcept;
 int stat_of(int descriptor, struct stat* status) noexcept;
 int truncate(int descriptor, uint64_t size_bytes) noexcept;
-int allocate(int descriptor, uint64_t offset, uint64_t size_bytes) noexcept;  // fallocate, keeps the file's length
 int unlink(const char* path) noexcept;
 int make_directory(const char* path, unsigned mode) noexcept;
 

@@ -69,31 +69,25 @@ Error Arena::create(const Mapping& mapping, uint64_t capacity_bytes, bool keep_f
     header.lane_table_offset = region(kLaneTableBytes);
     header.site_table_offset = region(kSiteTableBytes);
     header.frame_header_offset = region((coarse + fine) * sizeof(FrameHeader));
-    header.coarse_state_offset = region(coarse * kCoarseStatesPerFrame);
-    header.fine_state_offset = region(fine * kFineStatesPerFrame);
+    header.coarse_state_offset = region(coarse * kCoarseStatesPerFrame + header.page_bytes) + kStateSkewBytes;
+    header.fine_state_offset = region(fine * kFineStatesPerFrame + header.page_bytes) + kStateSkewBytes;
     header.data_offset = region((coarse + fine) * kFrameBytes);
     header.file_bytes = round_up(at, kRegionAlignment);
     if (!is_device || header.file_bytes <= mapping.length_bytes()) break;
     coarse = round_down(coarse - divide_up(coarse, 64), kGrowFrames);  // a device holds both zones in full
   }
 
-  Mapping& mine = mapping_;
-  mine = mapping;
-  if (keep_from_children) mine.keep_from_children();
-  if (Error error = mine.set_length(header.file_bytes); error != Error::kNone) return error;
-  if (Error error = mine.reserve(0, seed); error != Error::kNone) return error;
-  header.base_address = reinterpret_cast<uintptr_t>(mine.address());
+  mapping_ = mapping;
+  if (Error error = mapping_.set_length(header.file_bytes); error != Error::kNone) return error;
+  if (Error error = mapping_.map(0, seed, keep_from_children); error != Error::kNone) return error;
+  header.base_address = reinterpret_cast<uintptr_t>(mapping_.address());
   header.created_s = sys::wall_clock_s();
   header.oldest_epoch = 1;
-  Error error = prepare(mapping_, header);
-  if (error == Error::kNone) error = mine.grow(0, 2 * kArenaHeaderBytes);
-  if (error != Error::kNone) {  // the caller may try a smaller one
-    release_tables();
-    mine.unreserve();
-    return error;
-  }
-  if (is_device) {
-    std::memset(mine.address(), 0, header.frame_header_offset);
+  if (Error error = prepare(mapping_, header); error != Error::kNone) return error;
+  if (Error error = mapping_.grow(0, 2 * kArenaHeaderBytes); error != Error::kNone) return error;
+  if (is_device) {  // which held something else before
+    if (Error error = mapping_.open_access(0, header.frame_header_offset); error != Error::kNone) return error;
+    std::memset(mapping_.address(), 0, header.frame_header_offset);
   }
   // Nothing is written yet: the opener's first update_header() sets the magic, and with it the arena begins to exist.
   header_ = header;
@@ -102,16 +96,15 @@ Error Arena::create(const Mapping& mapping, uint64_t capacity_bytes, bool keep_f
 
 Error Arena::attach(const Mapping& mapping, const ArenaHeader& header, bool keep_from_children) {
   mapping_ = mapping;
-  if (keep_from_children) mapping_.keep_from_children();
-  if (Error error = mapping_.reserve(header.base_address, 0); error != Error::kNone) return error;
+  if (Error error = mapping_.map(header.base_address, 0, keep_from_children); error != Error::kNone) return error;
   if (Error error = prepare(mapping_, header); error != Error::kNone) return error;
-  if (Error error = mapping_.map(0, 2 * kArenaHeaderBytes); error != Error::kNone) return error;
+  if (Error error = mapping_.open_access(0, 2 * kArenaHeaderBytes); error != Error::kNone) return error;
   header_ = header;
   for (Zone* zone : {&coarse_, &fine_}) {
     uint32_t grown = zone == &coarse_ ? header.coarse_frames_grown : header.fine_frames_grown;
     if (grown == 0) continue;
     if (Error error = grow_metadata(*zone, zone->first_frame, grown); error != Error::kNone) return error;
-    if (Error error = mapping_.map(frame_offset(zone->first_frame), uint64_t{grown} * kFrameBytes); error != Error::kNone) {
+    if (Error error = mapping_.open_access(frame_offset(zone->first_frame), uint64_t{grown} * kFrameBytes); error != Error::kNone) {
       return error;
     }
     zone->frames_grown = grown;
@@ -148,9 +141,7 @@ Error Arena::prepare(const Mapping& mapping, const ArenaHeader& header) {
   orphans_.init(*this, kOrphanHeap, 0, nullptr);
   heaps_[kOrphanHeap] = &orphans_;
   heap_count_ = 1;
-  // The same for the states: the zero page until they are grown.
-  int result = sys::protect(geometry_.coarse_states, header.data_offset - header.coarse_state_offset, PROT_READ);
-  return result == 0 ? Error::kNone : Error::kNoMemory;
+  return Error::kNone;
 }
 
 // DRAM tables indexed by frame, reserved for the whole arena and backed as it grows (so that mlockall() locks only what is used).
@@ -162,8 +153,7 @@ Error Arena::reserve_tables() {
   uint64_t superblock_bytes = round_up(frames * sizeof(Superblock), page_bytes_);
   uint64_t heap_bytes = round_up((kHeapsMax + 1) * sizeof(Heap*), page_bytes_);
   tables_bytes_ = bin_bytes + index_bytes + node_bytes + superblock_bytes + heap_bytes;
-  // Readable throughout: a stray pointer into frames that were never grown finds zeros, not a fault.
-  tables_ = map_dram<char>(tables_bytes_, PROT_READ);
+  tables_ = map_dram<char>(tables_bytes_, PROT_NONE);
   if (tables_ == nullptr) return Error::kNoMemory;
   char* at = tables_;
   frame_bins_ = reinterpret_cast<Bin**>(at);
@@ -178,8 +168,7 @@ void Arena::start() {
   tag_ = tag_of_epoch(header().epoch);
   // Until here every free() would have found an empty arena.
   geometry_.data_bytes = data_bytes_;
-  geometry_.coarse_granules = uint64_t{coarse_.frame_count} * kCoarseStatesPerFrame;
-  geometry_.fine_granules = uint64_t{fine_.frame_count} * kFineStatesPerFrame;
+  show_grown();
   is_open_ = true;
 }
 
@@ -194,6 +183,12 @@ void Arena::write_header() {
     std::atomic_signal_fence(std::memory_order_seq_cst);
     persist_->persist(media, sizeof(header_));
   }
+}
+
+void Arena::mend_header_copy() {
+  char* media = mapping_.address(kArenaHeaderBytes);
+  std::memcpy(media, &header_, sizeof(header_));
+  persist_->persist(media, sizeof(header_));
 }
 
 void Arena::close() {
@@ -335,7 +330,7 @@ Superblock* Arena::carve(size_t size_class) {
   tick();
   Superblock* superblock = new_superblock();
   if (superblock == nullptr) return nullptr;
-  FreeExtent extent = take_frames(zone, info.frame_count, 1);
+  FreeExtent extent = take_frames(zone, info.frame_count, 1, true);
   if (!extent.exists()) {
     superblock->next_spare = spare_superblock_;
     spare_superblock_ = static_cast<uint32_t>(superblock - superblocks_) + 1;
@@ -395,17 +390,18 @@ void Arena::give_remote(void* const* blocks, uint32_t count) {
 
 // --- Extents --------------------------------------------------------------------------------------------------------------
 
-FreeExtent Arena::take_frames(Zone& zone, uint32_t frame_count, size_t alignment) {
+FreeExtent Arena::take_frames(Zone& zone, uint32_t frame_count, size_t alignment, bool touches) {
   auto alignment_frames = static_cast<uint32_t>(max<uint64_t>(alignment >> kFrameShift, 1));
   auto origin = static_cast<uint32_t>(-(geometry_.coarse_base >> kFrameShift) & (alignment_frames - 1));
   FreeExtent extent = zone.extents.take(frame_count, alignment_frames, origin);
   if (!extent.exists()) {
     uint64_t wanted = uint64_t{frame_count} + alignment_frames - 1;
-    if (wanted > zone.frame_count || !grow(zone, static_cast<uint32_t>(wanted))) return {};
+    if (wanted > zone.frame_count || !grow(zone, static_cast<uint32_t>(wanted), touches)) return {};
     extent = zone.extents.take(frame_count, alignment_frames, origin);
   }
   if (extent.exists() && !extent.is_backed) {
-    if (mapping_.allocate(frame_offset(extent.first_frame), uint64_t{frame_count} * kFrameBytes) != Error::kNone) {
+    uint64_t size_bytes = uint64_t{frame_count} * kFrameBytes;
+    if (mapping_.allocate_resident(frame_offset(extent.first_frame), size_bytes, touches ? size_bytes : 0) != Error::kNone) {
       zone.extents.give(extent, static_cast<uint32_t>(sys::steady_clock_s()));
       return {};
     }
@@ -415,7 +411,7 @@ FreeExtent Arena::take_frames(Zone& zone, uint32_t frame_count, size_t alignment
 }
 
 // Adds frames so that `frames_wanted` free ones stand at the zone's end.
-bool Arena::grow(Zone& zone, uint32_t frames_wanted) {
+bool Arena::grow(Zone& zone, uint32_t frames_wanted, bool touches) {
   auto now_s = static_cast<uint32_t>(sys::steady_clock_s());
   if (now_s < next_growth_s_) return false;
   uint32_t missing = frames_wanted - min(frames_wanted, zone.extents.free_tail());
@@ -431,8 +427,12 @@ bool Arena::grow(Zone& zone, uint32_t frames_wanted) {
     for (uint32_t count : {step, least}) {
       uint32_t first = zone.first_frame + zone.frames_grown;
       if (grow_metadata(zone, first, count) != Error::kNone) continue;
-      if (mapping_.grow(frame_offset(first), uint64_t{count} * kFrameBytes) != Error::kNone) continue;
-      zone.frames_grown += count;
+      uint64_t size_bytes = uint64_t{count} * kFrameBytes;
+      uint64_t resident_bytes = touches ? uint64_t{least} * kFrameBytes : 0;
+      if (mapping_.open_access(frame_offset(first), size_bytes) != Error::kNone) continue;
+      if (mapping_.allocate_resident(frame_offset(first), size_bytes, resident_bytes) != Error::kNone) continue;
+      std::atomic_ref(zone.frames_grown).store(zone.frames_grown + count, std::memory_order_relaxed);
+      if (is_open_) show_grown();
       update_header([&](ArenaHeader& header) {
         header.coarse_frames_grown = coarse_.frames_grown;
         header.fine_frames_grown = fine_.frames_grown;
@@ -451,6 +451,13 @@ bool Arena::grow(Zone& zone, uint32_t frames_wanted) {
     left -= min<uint64_t>(left, step);
   }
   return true;
+}
+
+// Who frees a block in a frame got it from a thread that saw this before.
+void Arena::show_grown() {
+  auto show = [](uint64_t& granules, uint64_t value) { std::atomic_ref(granules).store(value, std::memory_order_relaxed); };
+  show(geometry_.coarse_granules, uint64_t{coarse_.frames_grown} * kCoarseStatesPerFrame);
+  show(geometry_.fine_granules, uint64_t{fine_.frames_grown} * kFineStatesPerFrame);
 }
 
 // Frame headers, states and DRAM tables of [first, first + count).
@@ -560,7 +567,7 @@ void* Arena::try_allocate_large(uint32_t frame_count, uint32_t tail_pages, size_
   {
     LockGuard guard(extent_lock_);
     tick();
-    FreeExtent extent = take_frames(coarse_, frame_count, alignment);
+    FreeExtent extent = take_frames(coarse_, frame_count, alignment, is_zero == nullptr);
     if (!extent.exists()) return nullptr;
     if (is_zero != nullptr) *is_zero = extent.is_zero;
     frame = extent.first_frame;
@@ -602,6 +609,7 @@ Verdict Arena::free(ThreadCache& cache, void* pointer) {
   if (superblock->block(slot) != pointer || slot >= superblock->info().slot_count) return Verdict::kMiddle;
   uint8_t* state = superblock->state(slot);
   if (*state == kStateFree || (*state > kTagMax && *state != kStateKept)) return Verdict::kNotLive;
+  if (superblock->owner.load(std::memory_order_relaxed) == kOrphanHeap) return free_orphan(*superblock, slot);
   std::atomic_ref(*state).store(kStateFree, std::memory_order_relaxed);  // the commit
   persist_->persist(state, 1);
   if (superblock->owner.load(std::memory_order_relaxed) == cache.heap()->id()) {
@@ -610,6 +618,22 @@ Verdict Arena::free(ThreadCache& cache, void* pointer) {
     cache.keep_remote(pointer);
   }
   return Verdict::kGood;
+}
+
+// A block of an orphan goes home at once, its state and its bit under one lock: a scan between the two would count it twice.
+Verdict Arena::free_orphan(Superblock& superblock, uint32_t slot) {
+  Heap* owner = lock_owner(superblock);
+  if (owner == nullptr) return Verdict::kNotLive;
+  uint8_t* state = superblock.state(slot);
+  Verdict verdict = Verdict::kNotLive;
+  if (*state != kStateFree) {
+    publish(state, kStateFree);  // the commit
+    persist_->persist(state, 1);
+    if (owner->give(superblock, slot)) retire(superblock);
+    verdict = Verdict::kGood;
+  }
+  owner->lock().unlock();
+  return verdict;
 }
 
 Verdict Arena::free_large(void* pointer, uint32_t frame) {

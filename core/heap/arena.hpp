@@ -81,6 +81,9 @@ class Arena {
     write_header();
   }
 
+  // From recovery: makes copy B of the header equal to copy A, which is in force.  REQUIRES: attached, and not updated yet.
+  void mend_header_copy();
+
   // First of all.
   void set_persist(Persist& persist) { persist_ = &persist; }
   // REQUIRES: update_header() has set the epoch of this open.
@@ -172,11 +175,12 @@ class Arena {
     bool any() const { return blocks > 0; }
   };
   struct PrivateRange {
-    void* copy;
-    uint64_t offset;
+    char* copy;
+    char* home;
     size_t size_bytes;
   };
-  static constexpr int kPrivateRanges = 5;
+  class SnapshotRange;
+  static constexpr int kPrivateRanges = 6;
 
   void write_header();
   Error prepare(const Mapping& mapping, const ArenaHeader& header);
@@ -197,8 +201,10 @@ class Arena {
   Zone& zone_of(uint32_t frame) { return frame < fine_.first_frame ? coarse_ : fine_; }
 
   // REQUIRES: the extent lock.
-  FreeExtent take_frames(Zone& zone, uint32_t frame_count, size_t alignment);
-  bool grow(Zone& zone, uint32_t frames_wanted);
+  // `touches`: the caller will write to all of it soon; otherwise fresh frames are allocated, but left unmapped until they are touched.
+  FreeExtent take_frames(Zone& zone, uint32_t frame_count, size_t alignment, bool touches);
+  bool grow(Zone& zone, uint32_t frames_wanted, bool touches);
+  void show_grown();
   Error grow_metadata(Zone& zone, uint32_t first, uint32_t count);
   void give_frames(uint32_t first_frame, uint32_t frame_count, bool is_zero);
   void tick();
@@ -210,6 +216,7 @@ class Arena {
   Superblock* carve(size_t size_class);
   bool adopt_orphan(size_t size_class, Heap& heap);
   void* try_allocate_large(uint32_t frame_count, uint32_t tail_pages, size_t alignment, bool* is_zero);
+  Verdict free_orphan(Superblock& superblock, uint32_t slot);
   Verdict free_large(void* pointer, uint32_t frame);
   void give_home(void* block);
   Heap* lock_owner(Superblock& superblock);
@@ -225,7 +232,12 @@ class Arena {
   // Stores `state` (free or kept) in place of the tag, everywhere.
   Reclaimed retag(uint8_t tag, uint8_t state);
   template <typename Visit>
-  void for_each_extent(Visit visit) const;
+  void for_each_extent_of(const Zone& zone, Visit visit) const;
+  template <typename Visit>
+  void for_each_extent(Visit visit) const {
+    for_each_extent_of(coarse_, visit);
+    for_each_extent_of(fine_, visit);
+  }
 
   // Constant after open.
   Mapping mapping_;
@@ -277,18 +289,16 @@ class Arena {
 
 // One after the other, heads of extents in use below the grown marks.  visit(frame, descriptor).
 template <typename Visit>
-void Arena::for_each_extent(Visit visit) const {
-  for (const Zone* zone : {&coarse_, &fine_}) {
-    uint32_t end = zone->first_frame + zone->frames_grown;
-    for (uint32_t frame = zone->first_frame; frame < end;) {
-      Descriptor descriptor = frame_header(frame)->descriptor;
-      if (descriptor.kind == static_cast<uint8_t>(ExtentKind::kFree)) {
-        frame++;
-        continue;
-      }
-      visit(frame, descriptor);
-      frame += descriptor.frame_count;
+void Arena::for_each_extent_of(const Zone& zone, Visit visit) const {
+  uint32_t end = zone.first_frame + zone.frames_grown;
+  for (uint32_t frame = zone.first_frame; frame < end;) {
+    Descriptor descriptor = frame_header(frame)->descriptor;
+    if (descriptor.kind == static_cast<uint8_t>(ExtentKind::kFree)) {
+      frame++;
+      continue;
     }
+    visit(frame, descriptor);
+    frame += descriptor.frame_count;
   }
 }
 

@@ -21,6 +21,7 @@
 #include "core/base/in_place.hpp"
 #include "core/heap/size_class.hpp"
 #include "core/heap/superblock.hpp"
+#include "core/persist/layout.hpp"
 
 namespace btd {
 
@@ -38,10 +39,10 @@ struct Bin {
   };
 };
 
-// Where blocks, states and bins are.  Constant after the arena is open.
+// Where blocks, states and bins are.  Constant after the arena is open, but for the granules, which grow.
 struct Geometry {
   uintptr_t coarse_base;     // address of frame 0
-  uint64_t coarse_granules;  // in the zone; 0: no arena
+  uint64_t coarse_granules;  // of the grown part, which alone may be touched; 0: no arena
   uint8_t* coarse_states;
   Bin** bins;                // by frame: the bin of its class and owner; nullptr: it is in no superblock
   uint64_t data_bytes;       // of both zones; 0: no arena
@@ -145,7 +146,7 @@ class ThreadCache {
   }
 
   Bin rows_[kRowCount][kSizeClassCount] = {};
-  uint8_t tag_ = 0;
+  uint8_t tag_ = kStateReserved;  // of a cache that was never set up: no block has it
   uint8_t remote_count_ = 0;
   Arena* arena_ = nullptr;
   Heap* heap_ = nullptr;

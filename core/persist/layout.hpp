@@ -22,6 +22,9 @@ inline constexpr size_t kRootTableBytes = 256 * kKiB;   // 1,024 roots of 128 B,
 inline constexpr size_t kLaneTableBytes = 1 * kMiB;     // 64 lanes of 16 KiB
 inline constexpr size_t kSiteTableBytes = 1 * kMiB;     // 4,096 sites of 256 B
 inline constexpr size_t kRegionAlignment = 2 * kMiB;    // every region starts on one: devdax maps nothing smaller
+// States start so much after their region does.  Else the first block of a frame and its state agree in their low 12 address bits, and the CPU takes a
+// store to one for a store to the other: 13 ns a pair instead of 6.
+inline constexpr size_t kStateSkewBytes = 0x6C0;
 
 // --- A block's state ---------------------------------------------------------------------------------------------
 
@@ -57,7 +60,7 @@ struct ArenaHeader {
   uint8_t uuid[16];                 // random, of this arena
   uint64_t base_address;            // where byte 0 of the file is mapped; multiple of 2 MiB
   uint64_t file_bytes;              // length of the file or device that the arena uses
-  uint64_t capacity_bytes;          // data bytes of both zones
+  uint64_t capacity_bytes;          // data bytes of the coarse zone; both zones together grow to this
   uint32_t page_bytes;              // OS page size at creation
   uint32_t frame_bytes;             // kFrameBytes
   uint32_t coarse_frame_count;      // frames of the coarse zone
@@ -137,10 +140,10 @@ inline uint16_t descriptor_check(Descriptor descriptor) {
   return static_cast<uint16_t>((crc ^ (crc >> 16)) | 1);
 }
 
-// A large block's state is its tag and the tag's complement, in one 2-byte store: free is 0, and no single flipped byte makes another
-// valid state.
+// A large block's state is its tag and a second byte that follows from it (an odd factor: one to one, and 0 for 0 alone), in one 2-byte store: free is
+// 0, and no single flipped byte makes another valid state.
 constexpr uint16_t large_state(uint8_t tag) {
-  return tag == kStateFree ? 0 : static_cast<uint16_t>(tag | ((tag ^ 0xFF) << 8));
+  return static_cast<uint16_t>(tag | ((tag * 0x9D & 0xFF) << 8));
 }
 constexpr uint8_t tag_of_large_state(uint16_t state) { return static_cast<uint8_t>(state); }
 constexpr bool is_large_state_valid(uint16_t state) { return state == large_state(static_cast<uint8_t>(state)); }

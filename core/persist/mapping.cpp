@@ -22,18 +22,18 @@ namespace btd {
 namespace {
 
 constexpr uint64_t kAddressAlignment = 2 * kMiB;
-// Above what ASan shadows and below where the kernel puts libraries and stacks.
+// Above what ASan shadows; below where the kernel puts executables (0x55...), libraries and stacks.
 constexpr uint64_t kQuietFrom = 0x200000000000;
-constexpr uint64_t kQuietTo = 0x600000000000;
-constexpr int kReserveTries = 8;
-// The descriptor moves out of the way of programs that count on low numbers.
-constexpr int kDescriptorLeast = 400;
+constexpr uint64_t kQuietTo = 0x500000000000;
+constexpr int kMapTries = 8;
+constexpr size_t kPieceBytes = 2 * kMiB;
 
 Error error_of(long result) {
   switch (-result) {
     case ENOSPC:
     case EDQUOT:
     case EFBIG:
+    case EFAULT:  // MADV_POPULATE_WRITE, where a touch would raise SIGBUS
       return Error::kNoSpace;
     case ENOMEM:
     case EAGAIN:
@@ -109,11 +109,6 @@ Error Mapping::open(const char* path, bool may_create) {
       }
     }
   }
-  int moved = ::fcntl(descriptor_, F_DUPFD_CLOEXEC, kDescriptorLeast);
-  if (moved >= 0) {
-    sys::close(descriptor_);
-    descriptor_ = moved;
-  }
   return Error::kNone;
 }
 
@@ -146,60 +141,69 @@ bool Mapping::read(uint64_t offset, void* data, size_t size_bytes) const {
   return sys::pread(descriptor_, data, size_bytes, offset) == static_cast<long>(size_bytes);
 }
 
-Error Mapping::reserve(uint64_t base, uint64_t seed) {
-  uint64_t reserved_bytes = round_up(length_bytes_, kAddressAlignment);
-  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+Error Mapping::map(uint64_t base, uint64_t seed, bool keep_from_children) {
+  bool is_dax = backend_ == Backend::kFsdax || backend_ == Backend::kDevdax;
+  int flags = MAP_NORESERVE | (is_dax ? MAP_SHARED_VALIDATE | MAP_SYNC : MAP_SHARED);
+  auto map_at = [&](uint64_t address, int more_flags) {
+    return sys::map(reinterpret_cast<void*>(address), length_bytes_, PROT_NONE, flags | more_flags, descriptor_, 0);
+  };
   Error error = Error::kAddressTaken;
-  int tries = base != 0 ? 1 : kReserveTries;
-  for (int i = 0; i < tries; i++, seed = seed * 6364136223846793005 + 1442695040888963407) {
-    uint64_t address =
-        base != 0 ? base : kQuietFrom + round_down(seed % (kQuietTo - kQuietFrom), kAddressAlignment);
-    auto* wanted = reinterpret_cast<void*>(address);
-    intptr_t got = sys::map(wanted, reserved_bytes, PROT_NONE, kFlags | MAP_FIXED_NOREPLACE, -1, 0);
-    if (got == static_cast<intptr_t>(address)) {
-      base_ = static_cast<char*>(wanted);
-      return Error::kNone;
-    }
-    if (got >= 0) sys::unmap(reinterpret_cast<void*>(got), reserved_bytes);  // kernels before 4.17 take it as a hint
-    if (got == -ENOMEM || got == -EAGAIN) error = Error::kNoMemory;
+  int tries = base != 0 ? 1 : kMapTries;
+  for (int i = 0; i < tries && base_ == nullptr; i++, seed = seed * 6364136223846793005 + 1442695040888963407) {
+    uint64_t address = base != 0 ? base : kQuietFrom + round_down(seed % (kQuietTo - kQuietFrom), kAddressAlignment);
+    intptr_t got = map_at(address, MAP_FIXED_NOREPLACE);
+    if (got == static_cast<intptr_t>(address)) base_ = reinterpret_cast<char*>(got);
+    if (got >= 0 && base_ == nullptr) sys::unmap(reinterpret_cast<void*>(got), length_bytes_);
+    if (got < 0 && got != -EEXIST) error = Error::kNoMemory;
   }
-  if (base != 0) return error;
-  // Under tools that own the address space (valgrind), any place is as good.
-  intptr_t got = sys::map(nullptr, reserved_bytes + kAddressAlignment, PROT_NONE, kFlags, -1, 0);
-  if (got < 0) return Error::kNoMemory;
-  base_ = reinterpret_cast<char*>(round_up(static_cast<uint64_t>(got), kAddressAlignment));
+  if (base_ == nullptr && base == 0) {
+    // Under tools that own the address space (valgrind) any place is as good, if it is aligned: find one that is large enough, then take it.
+    uint64_t room_bytes = length_bytes_ + kAddressAlignment;
+    intptr_t room = sys::map(nullptr, room_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (room >= 0) {
+      sys::unmap(reinterpret_cast<void*>(room), room_bytes);
+      intptr_t got = map_at(round_up(static_cast<uint64_t>(room), kAddressAlignment), MAP_FIXED_NOREPLACE);
+      if (got >= 0) base_ = reinterpret_cast<char*>(got);
+    }
+    error = Error::kNoMemory;
+  }
+  if (base_ == nullptr) return error;
+  if (keep_from_children) sys::advise(base_, length_bytes_, MADV_DONTFORK);
+  close_descriptor();
   return Error::kNone;
 }
 
 Error Mapping::grow(uint64_t offset, size_t size_bytes) {
-  if (Error error = allocate(offset, size_bytes); error != Error::kNone) return error;
-  return map(offset, size_bytes);
+  if (Error error = open_access(offset, size_bytes); error != Error::kNone) return error;
+  return allocate(offset, size_bytes);
+}
+
+Error Mapping::open_access(uint64_t offset, size_t size_bytes) {
+  uint64_t unit_bytes = backend_ == Backend::kDevdax ? kAddressAlignment : page_bytes_;
+  uint64_t first = round_down(offset, unit_bytes);
+  int result = sys::protect(base_ + first, round_up(offset + size_bytes, unit_bytes) - first, PROT_READ | PROT_WRITE);
+  return result < 0 ? Error::kNoMemory : Error::kNone;
 }
 
 Error Mapping::allocate(uint64_t offset, size_t size_bytes) {
-  if (backend_ == Backend::kDevdax) return Error::kNone;
-  int file = descriptor();
-  if (file < 0) return Error::kIo;
+  uint64_t first = round_down(offset, page_bytes_);
   int result;
   do {
-    result = sys::allocate(file, offset, size_bytes);
-  } while (result == -EINTR);  // a signal; tmpfs has undone its part and starts again
+    result = sys::advise(base_ + first, round_up(offset + size_bytes, page_bytes_) - first, MADV_POPULATE_WRITE);
+  } while (result == -EINTR || result == -EAGAIN);
+  if (result == -EINVAL) return Error::kUnsupported;
   return result < 0 ? error_of(result) : Error::kNone;
 }
 
-Error Mapping::map(uint64_t offset, size_t size_bytes) {
-  if (backend_ == Backend::kDevdax) {
-    uint64_t end = round_up(offset + size_bytes, kAddressAlignment);
-    offset = round_down(offset, kAddressAlignment);
-    size_bytes = end - offset;
+Error Mapping::allocate_resident(uint64_t offset, size_t size_bytes, size_t resident_bytes) {
+  resident_bytes = min(resident_bytes, size_bytes);
+  if (Error error = allocate(offset, resident_bytes); error != Error::kNone) return error;
+  // By pieces, so that the peak of resident memory does not show them either.
+  for (size_t done = resident_bytes; done < size_bytes; done += kPieceBytes) {
+    size_t piece_bytes = min(kPieceBytes, size_bytes - done);
+    if (Error error = allocate(offset + done, piece_bytes); error != Error::kNone) return error;
+    sys::advise(base_ + offset + done, piece_bytes, MADV_DONTNEED);
   }
-  int file = descriptor();
-  if (file < 0) return Error::kIo;
-  bool is_dax = backend_ == Backend::kFsdax || backend_ == Backend::kDevdax;
-  int flags = MAP_FIXED | (is_dax ? MAP_SHARED_VALIDATE | MAP_SYNC : MAP_SHARED);
-  intptr_t got = sys::map(base_ + offset, size_bytes, PROT_READ | PROT_WRITE, flags, file, offset);
-  if (got < 0) return error_of(got);
-  if (is_kept_from_children_) sys::advise(base_ + offset, size_bytes, MADV_DONTFORK);
   return Error::kNone;
 }
 
@@ -208,46 +212,15 @@ bool Mapping::give_back(uint64_t offset, size_t size_bytes) {
   return sys::advise(base_ + offset, size_bytes, MADV_REMOVE) == 0;
 }
 
-void* Mapping::map_private(uint64_t offset, size_t size_bytes) const {
-  char proc_path[48];
-  Line text;
-  text.text("/proc/self/fd/").number(static_cast<uint64_t>(descriptor_));
-  std::strncpy(proc_path, text.c_str() + std::strlen("bartender: "), sizeof(proc_path) - 1);
-  proc_path[sizeof(proc_path) - 1] = '\0';
-  int file = is_ours(descriptor_) ? sys::open(proc_path, O_RDONLY) : sys::open(path_, O_RDONLY | O_NOFOLLOW);
-  if (file < 0) return nullptr;
-  intptr_t got = -EBADF;
-  if (is_ours(file)) got = sys::map(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file, offset);
-  sys::close(file);
-  return got < 0 ? nullptr : reinterpret_cast<void*>(got);
-}
-
-void Mapping::forget_descriptor() {
-  if (descriptor_ >= 0 && is_ours(descriptor_)) sys::close(descriptor_);
+void Mapping::forget() {
+  base_ = nullptr;
   descriptor_ = -1;
+  path_[0] = '\0';
 }
 
-bool Mapping::is_ours(int descriptor) const {
-  struct stat status {};
-  return descriptor >= 0 && sys::stat_of(descriptor, &status) == 0 && status.st_dev == device_ && status.st_ino == inode_;
-}
-
-int Mapping::descriptor() {
-  if (is_ours(descriptor_)) return descriptor_;
-  descriptor_ = -1;  // not ours any more: not ours to close
-  int opened = sys::open(path_, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
-  if (opened < 0) return opened;
-  if (!is_ours(opened)) {
-    sys::close(opened);
-    return -ENOENT;
-  }
-  int moved = ::fcntl(opened, F_DUPFD_CLOEXEC, kDescriptorLeast);
-  if (moved >= 0) {
-    sys::close(opened);
-    opened = moved;
-  }
-  descriptor_ = opened;
-  return opened;
+void Mapping::close_descriptor() {
+  if (descriptor_ >= 0) sys::close(descriptor_);
+  descriptor_ = -1;
 }
 
 void Mapping::unlink() {
@@ -257,15 +230,10 @@ void Mapping::unlink() {
   }
 }
 
-void Mapping::unreserve() {
-  if (base_ != nullptr) sys::unmap(base_, round_up(length_bytes_, kAddressAlignment));
-  base_ = nullptr;
-}
-
 void Mapping::close() {
-  unreserve();
-  if (is_ours(descriptor_)) sys::close(descriptor_);
-  descriptor_ = -1;
+  if (base_ != nullptr) sys::unmap(base_, length_bytes_);
+  base_ = nullptr;
+  close_descriptor();
 }
 
 }  // namespace btd

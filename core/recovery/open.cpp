@@ -1,5 +1,6 @@
 #include "core/recovery/open.hpp"
 
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -107,6 +108,11 @@ bool is_never_used(const Mapping& mapping) {
 Error create(const OpenRequest& request, const Mapping& mapping, Arena& arena, Line& why) {
   uint64_t capacity_bytes = request.capacity_bytes;
   if (mapping.backend() == Backend::kDevdax) capacity_bytes = mapping.length_bytes();
+  // Of a bounded address space the program needs the larger part itself.
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
+    capacity_bytes = max(kCapacityBytesMin, min<uint64_t>(capacity_bytes, round_down(limit.rlim_cur / 8, kMiB)));
+  }
   for (;;) {
     Error error = arena.create(mapping, capacity_bytes, request.keep_from_children);
     if (error == Error::kNone) return error;
@@ -209,7 +215,9 @@ Error recover(const OpenRequest& request, const Mapping& mapping, Arena& arena, 
   auto* headers = reinterpret_cast<FrameHeader*>(arena.mapping().address(view.header().frame_header_offset));
   if (Error error = validate_frames(headers, request.path, why); error != Error::kNone) return error;
 
-  // From here on the arena is understood, and written to.
+  // From here on the arena is understood, and written to.  First copy B, if it is not good: the next update overwrites copy A, and a kill in the middle of that
+  // must find a whole B.
+  if (damaged == 1) arena.mend_header_copy();
   bool may_have_survivors = adopt_frames(headers, arena);
   arena.may_reclaim_survivors = request.on_restart != OnRestart::kKeep;
   if (may_have_survivors) arena.note_survivors();

@@ -152,7 +152,7 @@ Error ArenaView::inspect_file() noexcept {
 }
 
 Error ArenaView::read_headers() noexcept {
-  ArenaHeader copies[2];
+  ArenaHeader(&copies)[2] = copies_;
   bool valid[2];
   // The owner of a live arena may be writing the very copy we read.
   for (int tries = 0; tries < kLiveTries; tries++) {

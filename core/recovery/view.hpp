@@ -262,6 +262,7 @@ class ArenaView {
   OpenFault fault_ = OpenFault::kNone;
   CopyState copy_states_[2] = {CopyState::kGood, CopyState::kGood};
   ArenaHeader header_{};
+  ArenaHeader copies_[2]{};  // scratch of open(): too large for the stack of a small thread
 };
 
 }  // namespace btd

@@ -32,7 +32,7 @@ struct BlockRecord {
 };
 
 struct Log {
-  static constexpr uint32_t kBlocksMax = 8192;
+  static constexpr uint32_t kBlocksMax = 2048;
 
   std::atomic<uint32_t> is_busy;
   Step step;
@@ -41,6 +41,7 @@ struct Log {
   uint64_t size_bytes;   // asked for
   uint64_t epoch;        // of the life that works
   uint64_t seed;
+  uint64_t random_state;  // of the workload
   uint32_t is_stepped;   // the operation in progress is one to step through
   uint32_t block_count;  // records in use or used
   const char* what;      // a literal: the same address in parent and child

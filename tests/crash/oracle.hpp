@@ -41,7 +41,7 @@ class Oracle {
   std::string compare(const std::string& path);
   std::string compare_block(uint32_t index, const BlockRecord& record, const Block& block, int descriptor, const ArenaHeader& header) const;
   std::string overlaps() const;
-  std::string recover_again(const std::string& path, bool has_exercise);
+  std::string recover_again(const std::string& path);
 
   std::string copy_path_;
   const Log& log_;

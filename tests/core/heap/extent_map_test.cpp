@@ -1,6 +1,8 @@
 // The free extents of a zone against a model that holds one word a frame.  Invariants checked:
-//  1. Whatever is taken was free, is of the asked length and alignment, and tells the truth about backing and zeros.
-//  2. No free frame is lost: the map counts as many as the model; everything given back in any order joins to one extent.
+//  1. Whatever is taken was free, is of the asked length and alignment, and tells the truth about
+//  backing and zeros.
+//  2. No free frame is lost: the map counts as many as the model; everything given back in any
+//  order joins to one extent.
 //  3. Neighbours that differ in backing do not join.
 #define BOOST_TEST_MODULE extent_map
 #include "core/heap/extent_map.hpp"
@@ -90,7 +92,9 @@ BOOST_AUTO_TEST_CASE(random_take_and_give_agree_with_the_model) {
           uint32_t longest = fixture.model.longest();
           FreeExtent extent = fixture.map.take(count, alignment, origin);
           if (!extent.exists()) {
-            BOOST_REQUIRE_MESSAGE(longest < count + alignment - 1, "refused " << count << " frames, " << longest << " were free in a run");
+            BOOST_REQUIRE_MESSAGE(
+                longest < count + alignment - 1,
+                "refused " << count << " frames, " << longest << " were free in a run");
             break;
           }
           BOOST_REQUIRE(extent.frame_count == count);
@@ -106,7 +110,8 @@ BOOST_AUTO_TEST_CASE(random_take_and_give_agree_with_the_model) {
           uint32_t count = 1 + below(10);
           bool is_possible = at + count <= Fixture::kFirst + Fixture::kCount;
           for (uint32_t i = 0; is_possible && i < count; i++) {
-            is_possible = fixture.model.at(at + i).is_free && fixture.model.at(at + i).is_backed == fixture.model.at(at).is_backed;
+            is_possible = fixture.model.at(at + i).is_free &&
+                          fixture.model.at(at + i).is_backed == fixture.model.at(at).is_backed;
           }
           FreeExtent more = fixture.map.take_at(at, count);
           BOOST_REQUIRE(more.exists() == is_possible);
@@ -146,7 +151,8 @@ BOOST_AUTO_TEST_CASE(random_take_and_give_agree_with_the_model) {
       BOOST_REQUIRE(fixture.map.free_frames() == fixture.model.free_count());
       if (step % 64 == 0) BOOST_REQUIRE(fixture.map.largest_free() == fixture.model.longest());
     }
-    for (FreeExtent extent : mine) fixture.give({extent.first_frame, extent.frame_count, true, false});
+    for (FreeExtent extent : mine)
+      fixture.give({extent.first_frame, extent.frame_count, true, false});
     // Give back everything that is still backed: then all is alike, and one extent.
     for (FreeExtent stale; (stale = fixture.map.take_stale(~0u)).exists();) {
       fixture.check_taken(stale);

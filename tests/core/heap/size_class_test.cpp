@@ -1,14 +1,15 @@
 // Size classes.  Invariants checked:
-//  1. Every size has the smallest class that holds it; slack is at most 20 % (a quantum for the smallest).
+//  1. Every size has the smallest class that holds it; slack is at most 20 % (a quantum for the
+//  smallest).
 //  2. Every granule of every slot of every class maps to its slot.
-//  3. A superblock holds its slots, within the limits of the bitmap, and wastes little of its frames.
+//  3. A superblock holds its slots, within the limits of the bitmap, and wastes little of its
+//  frames.
 //  4. No two slots share a state byte; zones are chosen by divisibility.
 #define BOOST_TEST_MODULE size_class
 #include "core/heap/size_class.hpp"
 
 #include <boost/test/unit_test.hpp>
 
-#include "core/heap/thread_cache.hpp"
 #include "core/persist/layout.hpp"
 
 namespace btd {
@@ -26,8 +27,9 @@ BOOST_AUTO_TEST_CASE(each_size_to_32k_has_the_smallest_class_that_holds_it) {
 BOOST_AUTO_TEST_CASE(slack_of_a_slot_is_less_than_a_quantum_or_a_fifth) {
   for (size_t size = 1; size <= kSmallBytesMax; size++) {
     size_t slack = kSizeClasses[size_class_of(size)].slot_bytes - size;
-    BOOST_REQUIRE_MESSAGE(slack < kQuantumBytes || slack * 5 <= kSizeClasses[size_class_of(size)].slot_bytes,
-                          size << " bytes have " << slack << " bytes of slack");
+    BOOST_REQUIRE_MESSAGE(
+        slack < kQuantumBytes || slack * 5 <= kSizeClasses[size_class_of(size)].slot_bytes,
+        size << " bytes have " << slack << " bytes of slack");
   }
 }
 
@@ -36,7 +38,8 @@ BOOST_AUTO_TEST_CASE(classes_rise_by_16_to_128_then_four_a_doubling) {
     size_t bytes = kSizeClasses[i].slot_bytes;
     BOOST_TEST(bytes % kQuantumBytes == 0u);
     if (bytes < 128) BOOST_TEST(bytes == (i + 1) * kQuantumBytes);
-    if (bytes > 128 && i + 4 < kSizeClassCount) BOOST_TEST(kSizeClasses[i + 4].slot_bytes == 2 * bytes);
+    if (bytes > 128 && i + 4 < kSizeClassCount)
+      BOOST_TEST(kSizeClasses[i + 4].slot_bytes == 2 * bytes);
   }
   BOOST_TEST(kSizeClasses[kSizeClassCount - 1].slot_bytes == kSmallBytesMax);
 }
@@ -48,8 +51,9 @@ BOOST_AUTO_TEST_CASE(each_granule_of_each_class_maps_to_its_slot) {
     BOOST_TEST(info.granules * granule_bytes == info.slot_bytes);
     auto granules = static_cast<uint32_t>(info.frame_count * kFrameBytes / granule_bytes);
     for (uint32_t granule = 0; granule < granules; granule++) {
-      BOOST_REQUIRE_MESSAGE(slot_of_granule(info, granule) == granule * granule_bytes / info.slot_bytes,
-                            "class " << info.slot_bytes << ", granule " << granule);
+      BOOST_REQUIRE_MESSAGE(
+          slot_of_granule(info, granule) == granule * granule_bytes / info.slot_bytes,
+          "class " << info.slot_bytes << ", granule " << granule);
     }
   }
 }
@@ -62,8 +66,11 @@ BOOST_AUTO_TEST_CASE(superblock_holds_its_slots_and_wastes_at_most_an_eighth) {
     BOOST_TEST(info.slot_count >= 8u);
     BOOST_TEST(info.slot_count <= kSlotsMax);
     BOOST_TEST(used <= bytes);
-    BOOST_TEST((bytes - used) * 8 <= bytes, info.slot_bytes << " B wastes " << bytes - used << " of " << bytes);
-    if (info.slot_bytes >= 64) BOOST_TEST((bytes - used) * 20 <= bytes, info.slot_bytes << " B wastes " << bytes - used << " of " << bytes);
+    BOOST_TEST((bytes - used) * 8 <= bytes,
+               info.slot_bytes << " B wastes " << bytes - used << " of " << bytes);
+    if (info.slot_bytes >= 64)
+      BOOST_TEST((bytes - used) * 20 <= bytes,
+                 info.slot_bytes << " B wastes " << bytes - used << " of " << bytes);
   }
 }
 
@@ -79,12 +86,6 @@ BOOST_AUTO_TEST_CASE(class_lives_in_the_coarse_zone_exactly_when_it_is_a_multipl
     size_t coarse = coarse_class_of(i);
     BOOST_TEST(!kSizeClasses[coarse].is_fine);
     BOOST_TEST(kSizeClasses[coarse].slot_bytes >= kSizeClasses[i].slot_bytes);
-  }
-}
-
-BOOST_AUTO_TEST_CASE(bin_offset_of_each_size_is_that_of_its_class) {
-  for (size_t size = 0; size <= kSmallBytesMax; size++) {
-    BOOST_REQUIRE(kBinOffsetOfQuantum[(size + kQuantumBytes - 1) / kQuantumBytes] == size_class_of(size) * sizeof(Bin));
   }
 }
 

@@ -200,6 +200,23 @@ BOOST_FIXTURE_TEST_CASE(older_copy_is_stale_but_no_damage, Fixture) {
   BOOST_TEST(findings().empty());
 }
 
+// A kill between the making of an arena and its first open leaves a header without an epoch.
+BOOST_AUTO_TEST_CASE(arena_that_was_never_opened_is_empty_and_clean) {
+  Directory directory;
+  ArenaImage image(directory.file("new"));
+  image.header.epoch = 0;
+  image.header.oldest_epoch = 1;
+  image.header.state = 0;
+  image.header.coarse_frames_grown = image.header.fine_frames_grown = 0;
+  image.write_headers();
+  ArenaView view;
+  BOOST_REQUIRE(ArenaView::open(image.path().c_str(), view) == Error::kNone);
+  size_t count = 0;
+  view.for_each_block([&](const Block&) { count++; });
+  view.check([&](const Finding&) { count++; });
+  BOOST_TEST(count == 0);
+}
+
 BOOST_FIXTURE_TEST_CASE(header_that_contradicts_itself_is_refused, Fixture) {
   const ArenaHeader good = image.header;
   auto refused = [&](auto change) {

@@ -1,4 +1,5 @@
-// What the tests of core share: a directory that cleans up after itself, the lives of an arena in it, and a seed.
+// What the tests of core share: a directory that cleans up after itself, the lives of an arena in
+// it, and a seed.
 #pragma once
 
 #include <dirent.h>
@@ -25,7 +26,8 @@
 
 namespace btd::test {
 
-// A directory of its own under /dev/shm.  Its name holds the pid, so that whoever comes next removes what a killed test left.
+// A directory of its own under /dev/shm.  Its name holds the pid, so that whoever comes next
+// removes what a killed test left.
 class Scratch {
  public:
   Scratch() {
@@ -55,7 +57,8 @@ class Scratch {
       const std::string path = entry.path().string();
       if (path.rfind(kPrefix, 0) != 0) continue;
       const int pid = std::atoi(path.c_str() + std::strlen(kPrefix));
-      if (pid > 0 && kill(pid, 0) != 0 && errno == ESRCH) std::filesystem::remove_all(path, ignored);
+      if (pid > 0 && kill(pid, 0) != 0 && errno == ESRCH)
+        std::filesystem::remove_all(path, ignored);
     }
   }
 
@@ -65,6 +68,13 @@ class Scratch {
 
 // A test that hangs is killed by the kernel, whoever runs it.
 inline void limit_time(unsigned seconds) { alarm(seconds); }
+
+// First thing in a forked child: it dies of a fault or a hang at once, and never goes on with the
+// parent's test cases.
+inline void become_child() {
+  alarm(30);
+  for (int number : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGALRM}) signal(number, SIG_DFL);
+}
 
 // BTD_TEST_SEED repeats a run.
 inline uint64_t seed() {
@@ -89,11 +99,12 @@ inline uint64_t file_blocks(const std::string& path) {
   return static_cast<uint64_t>(status.st_blocks);
 }
 
-// One life of an arena: from its opening until the owner is gone.  end() leaves on media what a kill would: nothing is closed in good
-// order, the header still says "open".
+// One life of an arena: from its opening until the owner is gone.  end() leaves on media what a
+// kill would: nothing is closed in good order, the header still says "open".
 class Life {
  public:
-  explicit Life(const std::string& path, uint64_t capacity_bytes = 64 * kMiB, OnRestart on_restart = OnRestart::kSalvage)
+  explicit Life(const std::string& path, uint64_t capacity_bytes = 64 * kMiB,
+                OnRestart on_restart = OnRestart::kSalvage)
       : path_(path) {
     OpenRequest request{path_.c_str(), capacity_bytes};
     request.on_restart = on_restart;
@@ -122,7 +133,9 @@ class Life {
   Verdict free(void* pointer) { return free_by(cache(), pointer); }
   // As preload does it.
   Verdict free_by(ThreadCache& cache, void* pointer) {
-    return cache.free(pointer) ? Verdict::kGood : arena_->free(cache, pointer);
+    ThreadCache* mine = &cache;
+    bool is_freed = ThreadCache::free(pointer, arena_->geometry(), mine, [] { return false; });
+    return is_freed ? Verdict::kGood : arena_->free(cache, pointer);
   }
 
   Error error;
@@ -137,13 +150,15 @@ class Life {
 // Bytes that tell a block from every other.
 inline void fill(void* block, size_t size_bytes, uint64_t mark) {
   auto* bytes = static_cast<uint8_t*>(block);
-  for (size_t i = 0; i < size_bytes; i++) bytes[i] = static_cast<uint8_t>((mark * 0x9E3779B97F4A7C15 >> (8 * (i % 8))) + i / 8);
+  for (size_t i = 0; i < size_bytes; i++)
+    bytes[i] = static_cast<uint8_t>((mark * 0x9E3779B97F4A7C15 >> (8 * (i % 8))) + i / 8);
 }
 
 inline bool is_filled(const void* block, size_t size_bytes, uint64_t mark) {
   auto* bytes = static_cast<const uint8_t*>(block);
   for (size_t i = 0; i < size_bytes; i++) {
-    if (bytes[i] != static_cast<uint8_t>((mark * 0x9E3779B97F4A7C15 >> (8 * (i % 8))) + i / 8)) return false;
+    if (bytes[i] != static_cast<uint8_t>((mark * 0x9E3779B97F4A7C15 >> (8 * (i % 8))) + i / 8))
+      return false;
   }
   return true;
 }
@@ -151,6 +166,10 @@ inline bool is_filled(const void* block, size_t size_bytes, uint64_t mark) {
 }  // namespace btd::test
 
 namespace btd {
-inline std::ostream& boost_test_print_type(std::ostream& out, Verdict verdict) { return out << "Verdict " << static_cast<int>(verdict); }
-inline std::ostream& boost_test_print_type(std::ostream& out, Error error) { return out << "Error " << static_cast<int>(error); }
+inline std::ostream& boost_test_print_type(std::ostream& out, Verdict verdict) {
+  return out << "Verdict " << static_cast<int>(verdict);
+}
+inline std::ostream& boost_test_print_type(std::ostream& out, Error error) {
+  return out << "Error " << static_cast<int>(error);
+}
 }  // namespace btd

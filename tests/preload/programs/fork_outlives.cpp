@@ -34,33 +34,41 @@ size_t block_bytes(size_t i) { return i % 3 == 0 ? 40000 + i * 1000 : 50 + i * 9
   exit(0);
 }
 
+// Builds the heap, forks the daemon and ends with 0.  A program of its own, started by exec, so that the arena is its own.
+int daemon_parent(int report_pipe) {
+  int parent[2];
+  check(pipe(parent) == 0, "pipe");
+  for (size_t i = 0; i < kBlockCount; i++) {
+    blocks[i] = malloc(block_bytes(i));
+    compat::fill(blocks[i], block_bytes(i), i);
+  }
+  if (compat::finish() != 0) return 1;
+  pid_t child = fork();
+  if (child == 0) {
+    close(parent[1]);
+    setsid();
+    daemon_work(parent[0], report_pipe);
+  }
+  // After the fork the parent overwrites everything: the daemon must not see it.
+  for (size_t i = 0; i < kBlockCount; i++) memset(blocks[i], 0xEE, block_bytes(i));
+  for (size_t i = 0; i < kBlockCount; i += 2) free(blocks[i]);
+  return child > 0 ? 0 : 1;
+}
+
 }  // namespace
 
-int main() {
-  int report[2], parent[2];
-  check(pipe(report) == 0 && pipe(parent) == 0, "pipe");
+int main(int argc, char** argv) {
+  if (argc > 1) return daemon_parent(atoi(argv[1]));
+  int report[2];
+  check(pipe(report) == 0, "pipe");
   pid_t pid = fork();
   if (pid == 0) {
-    // This process builds the heap, forks the daemon and exits with 0.
-    close(report[0]);
-    for (size_t i = 0; i < kBlockCount; i++) {
-      blocks[i] = malloc(block_bytes(i));
-      compat::fill(blocks[i], block_bytes(i), i);
-    }
-    pid_t child = fork();
-    if (child == 0) {
-      close(parent[1]);
-      setsid();
-      daemon_work(parent[0], report[1]);
-    }
-    // After the fork the parent overwrites everything: the daemon must not see it.
-    for (size_t i = 0; i < kBlockCount; i++) memset(blocks[i], 0xEE, block_bytes(i));
-    for (size_t i = 0; i < kBlockCount; i += 2) free(blocks[i]);
-    exit(child > 0 ? 0 : 1);
+    char descriptor[16];
+    snprintf(descriptor, sizeof(descriptor), "%d", report[1]);
+    execl(argv[0], argv[0], descriptor, static_cast<char*>(nullptr));
+    _exit(9);
   }
   close(report[1]);
-  close(parent[0]);
-  close(parent[1]);
   compat::check_child(pid, 0, "the daemon's parent");
   char verdict = '?';
   ssize_t got;

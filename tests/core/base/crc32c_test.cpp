@@ -1,0 +1,75 @@
+// CRC-32C.  Invariants checked: it is the Castagnoli polynomial of RFC 3720 (with that text's seed
+// and inversion taken away), zeros have checksum 0, and every single flipped bit or byte of a
+// record is seen.
+#define BOOST_TEST_MODULE crc32c
+#include "core/base/crc32c.hpp"
+
+#include <boost/test/unit_test.hpp>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace btd {
+namespace {
+
+// Bit by bit, from the definition.
+uint32_t reference(const void* data, size_t size_bytes, uint32_t crc = 0) {
+  auto* bytes = static_cast<const uint8_t*>(data);
+  for (size_t i = 0; i < size_bytes; i++) {
+    crc ^= bytes[i];
+    for (int bit = 0; bit < 8; bit++) crc = (crc & 1) ? (crc >> 1) ^ 0x82F63B78 : crc >> 1;
+  }
+  return crc;
+}
+
+BOOST_AUTO_TEST_CASE(reference_agrees_with_rfc_3720_b4) {
+  std::vector<uint8_t> zeros(32, 0), ones(32, 0xFF), rising(32);
+  for (uint8_t i = 0; i < 32; i++) rising[i] = i;
+  BOOST_TEST((reference(zeros.data(), 32, ~0u) ^ ~0u) == 0x8A9136AAu);
+  BOOST_TEST((reference(ones.data(), 32, ~0u) ^ ~0u) == 0x62A8AB43u);
+  BOOST_TEST((reference(rising.data(), 32, ~0u) ^ ~0u) == 0x46DD794Eu);
+  BOOST_TEST((reference("123456789", 9, ~0u) ^ ~0u) == 0xE3069283u);
+}
+
+BOOST_AUTO_TEST_CASE(all_lengths_and_offsets_agree_with_the_reference) {
+  uint64_t seed = std::random_device{}();
+  std::printf("seed: %llu\n", static_cast<unsigned long long>(seed));
+  std::mt19937_64 random(seed);
+  std::vector<uint8_t> bytes(5000);
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random());
+  for (size_t offset = 0; offset < 8; offset++) {
+    for (size_t length = 0; length < 300; length++) {
+      BOOST_REQUIRE(crc32c(bytes.data() + offset, length) ==
+                    reference(bytes.data() + offset, length));
+    }
+    BOOST_TEST(crc32c(bytes.data() + offset, 4092) == reference(bytes.data() + offset, 4092));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(zeros_of_any_length_have_checksum_0) {
+  std::vector<uint8_t> zeros(5000);
+  for (size_t length : {0, 1, 3, 4, 44, 4092, 5000}) BOOST_TEST(crc32c(zeros.data(), length) == 0u);
+}
+
+BOOST_AUTO_TEST_CASE(each_single_bit_and_byte_of_a_header_changes_the_checksum) {
+  std::mt19937_64 random(1);
+  std::vector<uint8_t> bytes(4092);
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random());
+  uint32_t good = crc32c(bytes.data(), bytes.size());
+  for (size_t i = 0; i < bytes.size(); i++) {
+    for (int bit = 0; bit < 8; bit++) {
+      bytes[i] ^= static_cast<uint8_t>(1 << bit);
+      BOOST_REQUIRE(crc32c(bytes.data(), bytes.size()) != good);
+      bytes[i] ^= static_cast<uint8_t>(1 << bit);
+    }
+    uint8_t kept = bytes[i];
+    bytes[i] = static_cast<uint8_t>(~kept);
+    BOOST_REQUIRE(crc32c(bytes.data(), bytes.size()) != good);
+    bytes[i] = kept;
+  }
+}
+
+}  // namespace
+}  // namespace btd
