@@ -99,9 +99,6 @@ BTD_EXPORT BTD_HOT void* malloc(size_t size_bytes) noexcept {
   return cache->allocate(size_bytes, [=] { return malloc_slow(size_bytes); });
 }
 
-// Our malloc, whatever the program's own symbols put in front of it.
-[[gnu::alias("malloc"), gnu::copy(malloc), gnu::visibility("hidden")]] void* btd_own_malloc(size_t size_bytes) noexcept;
-
 BTD_EXPORT BTD_HOT void free(void* pointer) noexcept {
   auto foreign = [=] { return next.free(pointer), true; };
   if (!ThreadCache::free(pointer, arena.geometry(), cache, foreign)) [[unlikely]] free_ours(pointer, BTD_CALLER);

@@ -48,12 +48,12 @@ void turn_off() {
   stage.store(Stage::kOff, std::memory_order_relaxed);
 }
 
-void refuse(Line& why) {
+void refuse(Line& why, LogLevel level = LogLevel::kError) {
   if (config.on_error == OnError::kAbort) {
     why.write(LogLevel::kOff);
     abort();
   }
-  why.text("; the program goes on in volatile memory").write(LogLevel::kError);
+  why.text("; the program goes on in volatile memory").write(level);
 }
 
 // --- Opening --------------------------------------------------------------------------------------------------------------------
@@ -67,12 +67,15 @@ bool open_if_ready() {
   if (stage.load(std::memory_order_relaxed) != Stage::kReady) return stage.load(std::memory_order_relaxed) == Stage::kOpen;
   int kept = errno;
   stage.store(Stage::kOpening, std::memory_order_relaxed);
+  // A program that routes everything would start the next allocator only when the arena is full, perhaps behind a system call filter by then.
+  next.free(next.malloc(1));
   Line why;
   Error error = open_by_config(config, program, arena, why);
   errno = kept;
   if (error != Error::kNone) {
     turn_off();
-    refuse(why);
+    // man runs its helpers in sandboxes, time and again: that is no error of anybody's.
+    refuse(why, error == Error::kSandboxed ? LogLevel::kInfo : LogLevel::kError);
     return false;
   }
   stage.store(Stage::kOpen, std::memory_order_release);
@@ -176,16 +179,18 @@ void read_program_name(const char* argument) {
   std::memcpy(program, from, min(std::strlen(from), sizeof(program) - 1));
 }
 
-// A program linked at a fixed address that takes malloc's address (Debian's python3) has a symbol
-// for it whose value is a PLT stub: dlsym() finds that one, but its section is SHN_UNDEF, and calls
-// through it end up here.
-bool has_other_malloc() {
-  void* found = dlsym(RTLD_DEFAULT, "malloc");
-  if (found == reinterpret_cast<void*>(&btd_own_malloc)) return false;
-  Dl_info info{};
+// Whether the executable itself defines malloc, and so takes every call before it gets here.  (Another library in front of us may well forward to us.)
+//
+// A program linked at a fixed address that takes malloc's address, as Debian's python3 does, has a symbol for it too, whose value is a stub that leads here;
+// that one's section is SHN_UNDEF.
+bool has_own_malloc() {
+  Dl_info found{};
+  Dl_info executable{};
   ElfW(Sym)* symbol = nullptr;
-  bool is_known = dladdr1(found, &info, reinterpret_cast<void**>(&symbol), RTLD_DL_SYMENT) != 0;
-  return !is_known || symbol == nullptr || symbol->st_shndx != SHN_UNDEF;
+  void* address = dlsym(RTLD_DEFAULT, "malloc");
+  if (dladdr1(address, &found, reinterpret_cast<void**>(&symbol), RTLD_DL_SYMENT) == 0) return false;
+  if (dladdr(reinterpret_cast<void*>(getauxval(AT_ENTRY)), &executable) == 0) return false;
+  return found.dli_fbase == executable.dli_fbase && (symbol == nullptr || symbol->st_shndx != SHN_UNDEF);
 }
 
 // With -z initfirst this runs before any other constructor, so that our fork handlers enclose all others' (whose handlers may allocate); libc's
@@ -206,7 +211,7 @@ bool has_other_malloc() {
   const char* short_name = arguments[0] == nullptr ? program : arguments[0];
   if (const char* slash = std::strrchr(short_name, '/')) short_name = slash + 1;
   if (config.only[0] != '\0' && !is_listed(config.only, program) && !is_listed(config.only, short_name)) return;
-  if (has_other_malloc()) {
+  if (has_own_malloc()) {
     Line().text(program).text(" brings its own malloc; bartender steps aside").write(LogLevel::kError);
     return;
   }

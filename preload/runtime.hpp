@@ -12,8 +12,6 @@
 #include "core/heap/arena.hpp"
 #include "core/heap/thread_cache.hpp"
 
-extern "C" [[gnu::visibility("hidden")]] void* btd_own_malloc(size_t size_bytes) noexcept;
-
 namespace btd::preload {
 
 inline constexpr size_t kNothingRouted = SIZE_MAX;

@@ -42,6 +42,8 @@ Error error_of(long result) {
     case EPERM:
     case EROFS:
       return Error::kPermission;
+    case ENOSYS:
+      return Error::kSandboxed;
     case ENOENT:
     case ENOTDIR:
       return Error::kNotFound;

@@ -80,6 +80,8 @@ Error refuse_mapping(Line& why, const char* path, Error error) {
       return refuse(why, path, error, "access is refused", "set BARTENDER_ARENA to a file that you may write");
     case Error::kNotFound:
       return refuse(why, path, error, "its directory does not exist", "make the directory, or set BARTENDER_ARENA to another");
+    case Error::kSandboxed:
+      return refuse(why, path, error, "a system call filter forbids to make it", "start the program without its sandbox to have an arena");
     case Error::kNoSpace:
       return refuse(why, path, error, "the file system has no room for it", "free space there, or set BARTENDER_ARENA to another place");
     case Error::kNoMemory:

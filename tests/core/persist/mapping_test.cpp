@@ -9,7 +9,6 @@
 #include "core/persist/mapping.hpp"
 
 #include <fcntl.h>
-#include <sched.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
@@ -246,9 +245,7 @@ BOOST_FIXTURE_TEST_CASE(full_file_system_is_an_error_value_and_what_is_grown_sta
   if (pid == 0) {
     test::become_child();
     bool is_mounted =
-        (::unshare(CLONE_NEWNS) == 0 || ::unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0) &&
-        ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
-        ::mount("tmpfs", mount_point.c_str(), "tmpfs", 0, "size=8m") == 0;
+        test::own_mounts() && ::mount("tmpfs", mount_point.c_str(), "tmpfs", 0, "size=8m") == 0;
     if (!is_mounted) _exit(77);
     Mapping small;
     if (small.open((mount_point + "/a").c_str(), true) != Error::kNone) _exit(1);

@@ -8,7 +8,6 @@
 #define BOOST_TEST_MODULE place
 #include "core/recovery/place.hpp"
 
-#include <sched.h>
 #include <sys/mount.h>
 
 #include <functional>
@@ -125,9 +124,8 @@ int in_own_dev_shm(const std::function<int()>& work) {
   pid_t pid = ::fork();
   if (pid == 0) {
     test::become_child();
-    bool is_alone = ::unshare(CLONE_NEWNS) == 0 || ::unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0;
-    is_alone = is_alone && ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
-    is_alone = is_alone && ::mount("tmpfs", "/dev/shm", "tmpfs", 0, "mode=1777") == 0;
+    bool is_alone =
+        test::own_mounts() && ::mount("tmpfs", "/dev/shm", "tmpfs", 0, "mode=1777") == 0;
     _exit(is_alone ? work() : 77);
   }
   int status = -1;

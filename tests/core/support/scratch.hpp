@@ -4,8 +4,10 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -74,6 +76,21 @@ inline void limit_time(unsigned seconds) { alarm(seconds); }
 inline void become_child() {
   alarm(30);
   for (int number : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGALRM}) signal(number, SIG_DFL);
+}
+
+// In a forked child: file systems mounted from now on are seen by it alone.  False: this machine
+// does not allow it.
+inline bool own_mounts() {
+  if (::unshare(CLONE_NEWNS) != 0) {
+    // Without privileges: in a user namespace, in which this user is still himself.
+    const std::string user = std::to_string(getuid()) + " " + std::to_string(getuid()) + " 1";
+    const std::string group = std::to_string(getgid()) + " " + std::to_string(getgid()) + " 1";
+    if (::unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) return false;
+    if (!(std::ofstream("/proc/self/setgroups") << "deny" << std::flush)) return false;
+    if (!(std::ofstream("/proc/self/uid_map") << user << std::flush)) return false;
+    if (!(std::ofstream("/proc/self/gid_map") << group << std::flush)) return false;
+  }
+  return ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
 }
 
 // BTD_TEST_SEED repeats a run.
