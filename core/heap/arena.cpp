@@ -551,33 +551,60 @@ void* Arena::allocate_small(ThreadCache& cache, size_t size_bytes) {
   return nullptr;
 }
 
-void* Arena::allocate_large(size_t size_bytes, size_t alignment, bool* is_zero) {
-  if (size_bytes > data_bytes_ || alignment > data_bytes_) return nullptr;
+Arena::LargeShape Arena::shape_of(size_t size_bytes) const {
   uint64_t block_bytes = round_up(max<size_t>(size_bytes, 1), page_bytes_);
   auto frames = static_cast<uint32_t>(divide_up(block_bytes, kFrameBytes));
-  auto tail_pages = static_cast<uint32_t>((uint64_t{frames} * kFrameBytes - block_bytes) / page_bytes_);
+  return {frames, static_cast<uint8_t>((uint64_t{frames} * kFrameBytes - block_bytes) / page_bytes_)};
+}
+
+// One store gives a large block its length, old or new.
+void Arena::publish_shape(uint32_t frame, LargeShape shape) {
+  Descriptor descriptor{static_cast<uint8_t>(ExtentKind::kLarge), shape.tail_pages, 0, shape.frame_count};
+  descriptor.check = descriptor_check(descriptor);
+  publish(&frame_header(frame)->descriptor, descriptor);
+  persist_->persist(&frame_header(frame)->descriptor, sizeof(descriptor));
+}
+
+// Until this store recovery gives the extent back.
+void Arena::commit_large(uint32_t frame) {
+  publish(&frame_header(frame)->state, large_state(tag_));
+  persist_->persist(&frame_header(frame)->state, sizeof(uint16_t));
+}
+
+void* Arena::allocate_large(size_t size_bytes, size_t alignment, bool* is_zero) {
+  if (size_bytes > data_bytes_ || alignment > data_bytes_) return nullptr;
+  LargeShape shape = shape_of(size_bytes);
   do {
-    if (void* block = try_allocate_large(frames, tail_pages, alignment, is_zero)) return block;
+    if (void* block = try_allocate_large(shape, alignment, is_zero)) return block;
   } while (relieve());
   return nullptr;
 }
 
-void* Arena::try_allocate_large(uint32_t frame_count, uint32_t tail_pages, size_t alignment, bool* is_zero) {
+void* Arena::try_allocate_large(LargeShape shape, size_t alignment, bool* is_zero) {
   uint32_t frame;
   {
     LockGuard guard(extent_lock_);
     tick();
-    FreeExtent extent = take_frames(coarse_, frame_count, alignment, is_zero == nullptr);
+    FreeExtent extent = take_frames(coarse_, shape.frame_count, alignment, is_zero == nullptr);
     if (!extent.exists()) return nullptr;
     if (is_zero != nullptr) *is_zero = extent.is_zero;
     frame = extent.first_frame;
     *superblock_index(frame) = kLargeBlock;
-    publish_head(frame, ExtentKind::kLarge, static_cast<uint8_t>(tail_pages), frame_count);
+    publish_head(frame, ExtentKind::kLarge, shape.tail_pages, shape.frame_count);
   }
-  // Recovery gives the extent back until this store, the commit.
-  publish(&frame_header(frame)->state, large_state(tag_));
-  persist_->persist(&frame_header(frame)->state, sizeof(uint16_t));
+  commit_large(frame);
   return frame_address(frame);
+}
+
+// A block that this thread freed lately and that has just the right length; nullptr: there is none.
+void* Arena::allocate_warm(ThreadCache& cache, size_t size_bytes) {
+  if (size_bytes > data_bytes_) return nullptr;
+  LargeShape shape = shape_of(size_bytes);
+  WarmExtent extent = cache.warm().take(shape.frame_count);
+  if (extent.frame_count == 0) return nullptr;
+  if (frame_header(extent.first_frame)->descriptor.detail != shape.tail_pages) publish_shape(extent.first_frame, shape);
+  commit_large(extent.first_frame);
+  return frame_address(extent.first_frame);
 }
 
 void* Arena::allocate(ThreadCache& cache, size_t size_bytes, size_t alignment, bool* is_zero) {
@@ -595,14 +622,19 @@ void* Arena::allocate(ThreadCache& cache, size_t size_bytes, size_t alignment, b
       free(cache, block);  // a coarse slot in place of a fine one, less aligned
     }
   }
-  return allocate_large(size_bytes, alignment, is_zero);
+  if (alignment <= kFrameBytes) {
+    if (void* block = allocate_warm(cache, size_bytes)) return block;
+  }
+  void* block = allocate_large(size_bytes, alignment, is_zero);
+  if (block != nullptr || !cache.release_warm()) return block;
+  return allocate_large(size_bytes, alignment, is_zero);  // what this thread kept for itself may be what is missing
 }
 
 Verdict Arena::free(ThreadCache& cache, void* pointer) {
   uint32_t frame = frame_of(pointer);
   Zone& zone = zone_of(frame);
   if (frame - zone.first_frame >= std::atomic_ref(zone.frames_grown).load(std::memory_order_relaxed)) return Verdict::kNoBlock;
-  if (*superblock_index(frame) == kLargeBlock) return free_large(pointer, frame);
+  if (*superblock_index(frame) == kLargeBlock) return free_large(&cache, pointer, frame);
   Superblock* superblock = superblock_of(pointer);
   if (superblock == nullptr) return look_up(pointer);
   uint32_t slot = superblock->slot_of(pointer);
@@ -636,23 +668,34 @@ Verdict Arena::free_orphan(Superblock& superblock, uint32_t slot) {
   return verdict;
 }
 
-Verdict Arena::free_large(void* pointer, uint32_t frame) {
+// `cache`: may keep the extent; nullptr: it is released.
+Verdict Arena::free_large(ThreadCache* cache, void* pointer, uint32_t frame) {
   FrameHeader* media = frame_header(frame);
   if (pointer != frame_address(frame)) return Verdict::kMiddle;
   uint16_t state = media->state;
   if (state == 0 || !is_large_state_valid(state)) return Verdict::kNotLive;
-  // 1. The commit: from here on the block is free, its extent still in use.
+  // The commit: from here on the block is free, its extent still in use.
   publish<uint16_t>(&media->state, 0);
   persist_->persist(&media->state, sizeof(uint16_t));
+  WarmExtent extent{frame, media->descriptor.frame_count};
+  if (cache == nullptr || !WarmExtents::fits(extent.frame_count)) {
+    release_extent(frame);
+    return Verdict::kGood;
+  }
+  while (!cache->warm().keep(extent)) release_extent(cache->warm().take_oldest().first_frame);
+  return Verdict::kGood;
+}
+
+void Arena::release_extent(uint32_t first_frame) {
   LockGuard guard(extent_lock_);
+  FrameHeader* media = frame_header(first_frame);
   uint32_t frames = media->descriptor.frame_count;
-  *superblock_index(frame) = 0;
-  // 2. The extent is free.
+  *superblock_index(first_frame) = 0;
+  // From this store on the frames are free; before it they are an extent without a block.
   publish(&media->descriptor, Descriptor{});
   persist_->persist(&media->descriptor, sizeof(Descriptor));
-  give_frames(frame, frames, false);
+  give_frames(first_frame, frames, false);
   tick();
-  return Verdict::kGood;
 }
 
 Verdict Arena::look_up(const void* pointer) const {
@@ -696,27 +739,27 @@ bool Arena::resize_in_place(void* pointer, size_t size_bytes) {
   }
   if (size_bytes <= kSmallBytesMax || size_bytes > data_bytes_) return false;
   uint32_t frame = frame_of(pointer);
-  uint64_t block_bytes = round_up(size_bytes, page_bytes_);
-  auto frames = static_cast<uint32_t>(divide_up(block_bytes, kFrameBytes));
+  LargeShape shape = shape_of(size_bytes);
   LockGuard guard(extent_lock_);
-  FrameHeader* media = frame_header(frame);
-  uint32_t frames_now = media->descriptor.frame_count;
-  if (frames > frames_now) {
-    FreeExtent more = coarse_.extents.take_at(frame + frames_now, frames - frames_now);
-    if (!more.exists()) return false;
-    if (!more.is_backed && mapping_.allocate(frame_offset(more.first_frame), uint64_t{more.frame_count} * kFrameBytes) != Error::kNone) {
-      coarse_.extents.give(more, static_cast<uint32_t>(sys::steady_clock_s()));
-      return false;
-    }
-  }
+  uint32_t frames_now = frame_header(frame)->descriptor.frame_count;
+  if (shape.frame_count > frames_now && !take_after(frame + frames_now, shape.frame_count - frames_now)) return false;
   // One store resizes the extent.  Frames added were free until now, frames cut off are free from now on: none has a descriptor of its own.
-  auto tail_pages = static_cast<uint8_t>((uint64_t{frames} * kFrameBytes - block_bytes) / page_bytes_);
-  Descriptor descriptor{static_cast<uint8_t>(ExtentKind::kLarge), tail_pages, 0, frames};
-  descriptor.check = descriptor_check(descriptor);
-  publish(&media->descriptor, descriptor);
-  persist_->persist(&media->descriptor, sizeof(descriptor));
-  if (frames < frames_now) give_frames(frame + frames, frames_now - frames, false);
+  publish_shape(frame, shape);
+  if (shape.frame_count < frames_now) give_frames(frame + shape.frame_count, frames_now - shape.frame_count, false);
   return true;
+}
+
+// Takes [first_frame, + frame_count) of the coarse zone, if free; at the zone's end the zone grows for it.
+bool Arena::take_after(uint32_t first_frame, uint32_t frame_count) {
+  FreeExtent more = coarse_.extents.take_at(first_frame, frame_count);
+  if (!more.exists() && first_frame + coarse_.extents.free_tail() == coarse_.frames_grown) {
+    if (!grow(coarse_, frame_count, true)) return false;
+    more = coarse_.extents.take_at(first_frame, frame_count);
+  }
+  if (!more.exists()) return false;
+  if (more.is_backed || mapping_.allocate(frame_offset(first_frame), uint64_t{frame_count} * kFrameBytes) == Error::kNone) return true;
+  coarse_.extents.give(more, static_cast<uint32_t>(sys::steady_clock_s()));
+  return false;
 }
 
 }  // namespace btd

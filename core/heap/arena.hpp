@@ -159,6 +159,8 @@ class Arena {
   bool provide(size_t size_class, Heap& heap);
   // Gives the frames of an empty superblock back.  REQUIRES: it is in no list.
   void retire(Superblock& superblock);
+  // Gives the frames of a large block back.  REQUIRES: its state is free.
+  void release_extent(uint32_t first_frame);
   // Sends blocks with state 0 to the heaps they belong to.
   void give_remote(void* const* blocks, uint32_t count);
 
@@ -204,6 +206,7 @@ class Arena {
   // `touches`: the caller will write to all of it soon; otherwise fresh frames are allocated, but left unmapped until they are touched.
   FreeExtent take_frames(Zone& zone, uint32_t frame_count, size_t alignment, bool touches);
   bool grow(Zone& zone, uint32_t frames_wanted, bool touches);
+  bool take_after(uint32_t first_frame, uint32_t frame_count);
   void show_grown();
   Error grow_metadata(Zone& zone, uint32_t first, uint32_t count);
   void give_frames(uint32_t first_frame, uint32_t frame_count, bool is_zero);
@@ -215,9 +218,18 @@ class Arena {
   void set_owner(Superblock& superblock, uint16_t owner);
   Superblock* carve(size_t size_class);
   bool adopt_orphan(size_t size_class, Heap& heap);
-  void* try_allocate_large(uint32_t frame_count, uint32_t tail_pages, size_t alignment, bool* is_zero);
+  // A large block's length as media has it: frames, and pages at the end that are not the block's.
+  struct LargeShape {
+    uint32_t frame_count;
+    uint8_t tail_pages;
+  };
+  void* try_allocate_large(LargeShape shape, size_t alignment, bool* is_zero);
   Verdict free_orphan(Superblock& superblock, uint32_t slot);
-  Verdict free_large(void* pointer, uint32_t frame);
+  LargeShape shape_of(size_t size_bytes) const;
+  void publish_shape(uint32_t frame, LargeShape shape);
+  void commit_large(uint32_t frame);
+  void* allocate_warm(ThreadCache& cache, size_t size_bytes);
+  Verdict free_large(ThreadCache* cache, void* pointer, uint32_t frame);
   void give_home(void* block);
   Heap* lock_owner(Superblock& superblock);
 

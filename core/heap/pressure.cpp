@@ -105,7 +105,7 @@ Arena::Reclaimed Arena::retag(uint8_t tag, uint8_t new_state) {
     reclaimed.blocks++;
     reclaimed.bytes += uint64_t{frame_header(frame)->descriptor.frame_count} * kFrameBytes;
     if (new_state == kStateFree) {
-      free_large(frame_address(frame), frame);
+      free_large(nullptr, frame_address(frame), frame);
     } else {
       publish(&frame_header(frame)->state, large_state(new_state));
       persist_->persist(&frame_header(frame)->state, sizeof(uint16_t));

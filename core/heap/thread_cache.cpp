@@ -90,6 +90,16 @@ void ThreadCache::flush_all() noexcept {
     rows_[kEnd][size_class].block = begin + min<ptrdiff_t>(kFirstEnd, rows_[kLimit][size_class].block - begin);
   }
   if (remote_count_ > 0) flush_remote();
+  release_warm();
+}
+
+bool ThreadCache::release_warm() noexcept {
+  bool is_any = false;
+  for (WarmExtent extent = warm_.take_oldest(); extent.frame_count > 0; extent = warm_.take_oldest()) {
+    arena_->release_extent(extent.first_frame);
+    is_any = true;
+  }
+  return is_any;
 }
 
 }  // namespace btd

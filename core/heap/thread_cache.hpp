@@ -21,6 +21,7 @@
 #include "core/base/in_place.hpp"
 #include "core/heap/size_class.hpp"
 #include "core/heap/superblock.hpp"
+#include "core/heap/warm_extents.hpp"
 #include "core/persist/layout.hpp"
 
 namespace btd {
@@ -110,8 +111,11 @@ class ThreadCache {
   // Sends everything home.
   void flush_all() noexcept;
   void flush_remote() noexcept;
+  // Gives back the large blocks kept warm.  True: there were any.
+  bool release_warm() noexcept;
 
   Heap* heap() const { return heap_; }
+  WarmExtents& warm() { return warm_; }
   Bin* bin(size_t size_class) { return &rows_[kTop][size_class]; }
   uint32_t cached_count(size_t size_class) const {
     return static_cast<uint32_t>(rows_[kTop][size_class].block - rows_[kBegin][size_class].block);
@@ -150,6 +154,7 @@ class ThreadCache {
   uint8_t remote_count_ = 0;
   Arena* arena_ = nullptr;
   Heap* heap_ = nullptr;
+  WarmExtents warm_;
   void* remote_[kRemoteMax] = {};
 };
 

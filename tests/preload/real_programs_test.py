@@ -64,8 +64,10 @@ class Case(unittest.TestCase):
                 result['BARTENDER_ON_EXIT'] = 'keep'
         return result
 
-    def check_loaded(self, outcome):
+    def check_loaded(self, outcome, allowed=None):
         for line in outcome.err.splitlines():
+            if allowed is not None and allowed in line:
+                continue
             self.assertFalse('cannot be preloaded' in line or line.startswith('bartender'), str(outcome))
 
     def check_arenas(self, mode, routes_by_default=True):
@@ -130,7 +132,8 @@ class Python(Case):
         outcome = run([PYTHON, '-m', 'test', '--junit-xml', report, *ignored, module], self.python_environment(mode),
                       timeout_s=size(600, 150), directory=self.work)
         if mode != 'plain':
-            self.check_loaded(outcome)
+            # Some children of test_subprocess become other users, to whom the test's directory is closed: they say so and go on.
+            self.check_loaded(outcome, allowed='access is refused' if module == 'test_subprocess' else None)
         self.assertTrue(os.path.exists(report), f'{mode}\n{outcome}')
         tests = {}
         for test in xml.etree.ElementTree.parse(report).getroot().iter('testcase'):

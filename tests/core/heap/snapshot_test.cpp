@@ -85,12 +85,12 @@ BOOST_FIXTURE_TEST_CASE(parent_and_child_do_not_see_each_others_stores, Fixture)
   Turns parent_wrote, child_wrote;
   pid_t child = fork_arena(life.arena(), [&] {
     parent_wrote.wait();
-    if (!blocks.are_filled(1)) return 1;
+    bool is_as_before = blocks.are_filled(1);
     blocks.fill(3);
-    if (!blocks.are_filled(3)) return 2;
+    bool is_own = blocks.are_filled(3);
     child_wrote.signal();
     parent_wrote.wait();
-    return blocks.are_filled(3) ? 0 : 3;
+    return is_as_before && is_own && blocks.are_filled(3) ? 0 : 1;
   });
   BOOST_TEST(blocks.are_filled(1));
   blocks.fill(2);

@@ -476,6 +476,28 @@ BOOST_FIXTURE_TEST_CASE(damaged_frame_header_is_refused_naming_the_frame, Fixtur
   BOOST_TEST(life.is_open(), life.why());
 }
 
+BOOST_FIXTURE_TEST_CASE(head_inside_another_extent_is_refused, Fixture) {
+  auto blocks = make_arena();
+  ArenaHeader header = header_of(path);
+  // The last block is large; its second frame now claims to be a head of one frame, with every
+  // check right.
+  uint64_t data = header.base_address + header.data_offset;
+  uint64_t inside = (reinterpret_cast<uint64_t>(blocks.back().first) - data) / kFrameBytes + 1;
+  FrameHeader forged{};
+  forged.descriptor = {static_cast<uint8_t>(ExtentKind::kLarge), 0, 0, 1};
+  forged.descriptor.check = descriptor_check(forged.descriptor);
+  forged.state = large_state(1);
+  forged.epoch = 1;
+  forged.checksum = checksum_of(forged);
+  write_at(path, header.frame_header_offset + inside * sizeof(FrameHeader), &forged,
+           sizeof(forged));
+  std::string before = head_of(path);
+  Life life(path);
+  BOOST_TEST(life.error == Error::kCorrupt, life.why());
+  BOOST_TEST(life.why().find("frame " + std::to_string(inside)) != std::string::npos, life.why());
+  BOOST_TEST((head_of(path) == before));
+}
+
 // As a user who may not write: root may everything.
 BOOST_FIXTURE_TEST_CASE(read_only_places_are_refused, Fixture) {
   make_arena();
