@@ -28,6 +28,9 @@ namespace {
 
 enum class Stage : uint8_t { kOff, kReady, kOpening, kOpen, kInherited };
 
+// exit() has given up this life's blocks: the threads that still run may free them without blame.
+constinit std::atomic<bool> is_ending{false};
+
 constinit ThreadCache empty_cache{};
 constinit std::atomic<Stage> stage{Stage::kOff};
 constinit Lock open_lock;   // taken before any lock of the arena
@@ -152,6 +155,7 @@ void after_fork_in_child() {
 
 void end_process(int status, void*) {
   if (stage.load(std::memory_order_acquire) != Stage::kOpen) return;
+  is_ending.store(true, std::memory_order_relaxed);
   // The memory stays mapped: stdio is flushed after this, and detached threads run on until the process is gone.
   if ((status & 0xFF) == 0 && config.on_exit == OnExit::kDiscard) {
     arena.discard();
@@ -253,6 +257,7 @@ BTD_COLD void free_ours(void* pointer, const void* caller) {
 }
 
 BTD_COLD void report_misuse(const char* function, const void* pointer, Verdict verdict, const void* caller) {
+  if (is_ending.load(std::memory_order_relaxed)) return;
   Line line;
   line.text(function).text("(").hex(reinterpret_cast<uintptr_t>(pointer)).text("): ");
   switch (verdict) {

@@ -83,10 +83,16 @@ Error Arena::create(const Mapping& mapping, uint64_t capacity_bytes, bool keep_f
   header.base_address = reinterpret_cast<uintptr_t>(mapping_.address());
   header.created_s = sys::wall_clock_s();
   header.oldest_epoch = 1;
-  if (Error error = prepare(mapping_, header); error != Error::kNone) return error;
-  if (Error error = mapping_.grow(0, 2 * kArenaHeaderBytes); error != Error::kNone) return error;
+  Error error = prepare(mapping_, header);
+  if (error == Error::kNone) error = mapping_.grow(0, 2 * kArenaHeaderBytes);
+  if (error != Error::kNone) {  // the caller may try a smaller one
+    release_tables();
+    mapping_.unmap();
+    return error;
+  }
   if (is_device) {  // which held something else before
-    if (Error error = mapping_.open_access(0, header.frame_header_offset); error != Error::kNone) return error;
+    error = mapping_.open_access(0, header.frame_header_offset);
+    if (error != Error::kNone) return error;
     std::memset(mapping_.address(), 0, header.frame_header_offset);
   }
   // Nothing is written yet: the opener's first update_header() sets the magic, and with it the arena begins to exist.
@@ -169,7 +175,19 @@ void Arena::start() {
   // Until here every free() would have found an empty arena.
   geometry_.data_bytes = data_bytes_;
   show_grown();
+  mapping_.close_descriptor();
   is_open_ = true;
+}
+
+// Word by word from the first, the magic: a copy cut short in its making begins with it or is all zero.
+void Arena::copy_header(int copy) {
+  char* media = mapping_.address(static_cast<uint64_t>(copy) * kArenaHeaderBytes);
+  for (size_t at = 0; at < sizeof(header_); at += sizeof(uint64_t)) {
+    uint64_t word;
+    std::memcpy(&word, reinterpret_cast<const char*>(&header_) + at, sizeof(word));
+    publish(reinterpret_cast<uint64_t*>(media + at), word);
+  }
+  persist_->persist(media, sizeof(header_));
 }
 
 void Arena::write_header() {
@@ -177,19 +195,11 @@ void Arena::write_header() {
   // 2. Copy B: if this is cut, copy A is valid and has the higher sequence.
   header_.sequence++;
   header_.checksum = checksum_of(header_);
-  for (int copy = 0; copy < 2; copy++) {
-    char* media = mapping_.address(static_cast<uint64_t>(copy) * kArenaHeaderBytes);
-    std::memcpy(media, &header_, sizeof(header_));
-    std::atomic_signal_fence(std::memory_order_seq_cst);
-    persist_->persist(media, sizeof(header_));
-  }
+  copy_header(0);
+  copy_header(1);
 }
 
-void Arena::mend_header_copy() {
-  char* media = mapping_.address(kArenaHeaderBytes);
-  std::memcpy(media, &header_, sizeof(header_));
-  persist_->persist(media, sizeof(header_));
-}
+void Arena::mend_header_copy() { copy_header(1); }
 
 void Arena::close() {
   mapping_.close();
@@ -547,7 +557,7 @@ void* Arena::allocate_small(ThreadCache& cache, size_t size_bytes) {
       if (void* block = cache.allocate(coarse_bytes, none)) return block;
       if (cache.refill(size_class_of(coarse_bytes))) return cache.allocate(coarse_bytes, none);
     }
-  } while (relieve());
+  } while (relieve(&cache));
   return nullptr;
 }
 
@@ -571,12 +581,12 @@ void Arena::commit_large(uint32_t frame) {
   persist_->persist(&frame_header(frame)->state, sizeof(uint16_t));
 }
 
-void* Arena::allocate_large(size_t size_bytes, size_t alignment, bool* is_zero) {
+void* Arena::allocate_large(size_t size_bytes, size_t alignment, bool* is_zero, ThreadCache* cache) {
   if (size_bytes > data_bytes_ || alignment > data_bytes_) return nullptr;
   LargeShape shape = shape_of(size_bytes);
   do {
     if (void* block = try_allocate_large(shape, alignment, is_zero)) return block;
-  } while (relieve());
+  } while (relieve(cache));
   return nullptr;
 }
 
@@ -625,9 +635,7 @@ void* Arena::allocate(ThreadCache& cache, size_t size_bytes, size_t alignment, b
   if (alignment <= kFrameBytes) {
     if (void* block = allocate_warm(cache, size_bytes)) return block;
   }
-  void* block = allocate_large(size_bytes, alignment, is_zero);
-  if (block != nullptr || !cache.release_warm()) return block;
-  return allocate_large(size_bytes, alignment, is_zero);  // what this thread kept for itself may be what is missing
+  return allocate_large(size_bytes, alignment, is_zero, &cache);
 }
 
 Verdict Arena::free(ThreadCache& cache, void* pointer) {
@@ -640,7 +648,7 @@ Verdict Arena::free(ThreadCache& cache, void* pointer) {
   uint32_t slot = superblock->slot_of(pointer);
   if (superblock->block(slot) != pointer || slot >= superblock->info().slot_count) return Verdict::kMiddle;
   uint8_t* state = superblock->state(slot);
-  if (*state == kStateFree || (*state > kTagMax && *state != kStateKept)) return Verdict::kNotLive;
+  if (!is_live(*state)) return Verdict::kNotLive;
   if (superblock->owner.load(std::memory_order_relaxed) == kOrphanHeap) return free_orphan(*superblock, slot);
   std::atomic_ref(*state).store(kStateFree, std::memory_order_relaxed);  // the commit
   persist_->persist(state, 1);
@@ -673,7 +681,7 @@ Verdict Arena::free_large(ThreadCache* cache, void* pointer, uint32_t frame) {
   FrameHeader* media = frame_header(frame);
   if (pointer != frame_address(frame)) return Verdict::kMiddle;
   uint16_t state = media->state;
-  if (state == 0 || !is_large_state_valid(state)) return Verdict::kNotLive;
+  if (!is_live(tag_of_large_state(state)) || !is_large_state_valid(state)) return Verdict::kNotLive;
   // The commit: from here on the block is free, its extent still in use.
   publish<uint16_t>(&media->state, 0);
   persist_->persist(&media->state, sizeof(uint16_t));
@@ -705,13 +713,13 @@ Verdict Arena::look_up(const void* pointer) const {
   if (*superblock_index(frame) == kLargeBlock) {
     if (pointer != frame_address(frame)) return Verdict::kMiddle;
     uint16_t state = frame_header(frame)->state;
-    return state != 0 && is_large_state_valid(state) ? Verdict::kGood : Verdict::kNotLive;
+    return is_live(tag_of_large_state(state)) && is_large_state_valid(state) ? Verdict::kGood : Verdict::kNotLive;
   }
   if (const Superblock* superblock = superblock_of(pointer)) {
     uint32_t slot = superblock->slot_of(pointer);
     if (superblock->block(slot) != pointer || slot >= superblock->info().slot_count) return Verdict::kMiddle;
     uint8_t state = *superblock->state(slot);
-    return state == kStateFree || (state > kTagMax && state != kStateKept) ? Verdict::kNotLive : Verdict::kGood;
+    return is_live(state) ? Verdict::kGood : Verdict::kNotLive;
   }
   // A frame inside a large block has no entry: look for the head before it.  Only misuse comes here, so the walk may take its time.
   for (uint32_t head = frame; head-- > zone.first_frame;) {

@@ -115,9 +115,9 @@ class Arena {
   // REQUIRES: size_bytes <= kSmallBytesMax.
   void* allocate_small(ThreadCache& cache, size_t size_bytes);
 
-  // A run of frames.  *is_zero tells whether all its bytes are zero.  nullptr: the arena is full.
+  // A run of frames.  *is_zero tells whether all its bytes are zero.  nullptr: the arena is full.  `cache`: what it keeps warm is given up first.
   // REQUIRES: alignment is a power of two.
-  void* allocate_large(size_t size_bytes, size_t alignment, bool* is_zero);
+  void* allocate_large(size_t size_bytes, size_t alignment, bool* is_zero, ThreadCache* cache = nullptr);
 
   // Any size and alignment; *is_zero may be nullptr.
   void* allocate(ThreadCache& cache, size_t size_bytes, size_t alignment, bool* is_zero);
@@ -185,6 +185,7 @@ class Arena {
   static constexpr int kPrivateRanges = 6;
 
   void write_header();
+  void copy_header(int copy);
   Error prepare(const Mapping& mapping, const ArenaHeader& header);
   Error reserve_tables();
   void release_tables();
@@ -234,15 +235,18 @@ class Arena {
   Heap* lock_owner(Superblock& superblock);
 
   // Memory pressure (core/heap/pressure.cpp): retires empty recovered superblocks, then the blocks of the oldest epoch.  True: try again.
-  bool relieve();
+  // The caller's own warm extents go first.
+  bool relieve(ThreadCache* cache);
+  bool join_extents();
   bool scan_orphans();
   struct Survivors {
     uint64_t oldest_epoch;  // 0: none
     bool has_kept;
   };
   Survivors survivors();
-  // Stores `state` (free or kept) in place of the tag, everywhere.
-  Reclaimed retag(uint8_t tag, uint8_t state);
+  // What becomes of the blocks with a tag: free and ready for use; free, but left where they are; kept for ever.
+  enum class Retag : uint8_t { kReclaim, kAbandon, kKeep };
+  Reclaimed retag(uint8_t tag, Retag what);
   template <typename Visit>
   void for_each_extent_of(const Zone& zone, Visit visit) const;
   template <typename Visit>

@@ -137,6 +137,18 @@ FreeExtent ExtentMap::take_stale(uint32_t freed_s_max) noexcept {
   return {};
 }
 
+FreeExtent ExtentMap::take_backed() noexcept {
+  for (uint32_t first : heads_) {
+    for (; first != kNoIndex; first = nodes_[first].next) {
+      const ExtentNode& node = nodes_[first];
+      if (!(node.flags & kIsBacked)) continue;
+      remove(first);
+      return {first, node.frame_count, true, (node.flags & kIsZero) != 0};
+    }
+  }
+  return {};
+}
+
 uint32_t ExtentMap::largest_free() const noexcept {
   for (uint32_t list = kListCount; list-- > 0;) {
     uint32_t largest = 0;

@@ -60,6 +60,9 @@ class ExtentMap {
   // A free extent that may hold memory without need and was freed at or before `freed_s_max`; it is taken out.
   FreeExtent take_stale(uint32_t freed_s_max) noexcept;
 
+  // Any free extent that is backed; it is taken out.
+  FreeExtent take_backed() noexcept;
+
   uint32_t free_frames() const { return free_frames_; }
   uint32_t dirty_frames() const { return dirty_frames_; }
   uint32_t largest_free() const noexcept;

@@ -7,18 +7,18 @@
 
 namespace btd {
 
-bool Arena::relieve() {
+bool Arena::relieve(ThreadCache* cache) {
+  if (cache != nullptr && cache->release_warm()) return true;
   LockGuard guard(relief_lock_);
   // A full arena is asked again and again; it answers fast.
   auto now_s = static_cast<uint32_t>(sys::steady_clock_s());
   if (now_s < next_relief_s_) return false;
   if (scan_orphans()) return true;
-  // Free extents that are backed and ones that are not do not join; now all are alike.
-  if (give_back(0)) return true;
+  if (give_back(0) || join_extents()) return true;
   if (may_have_survivors_ && may_reclaim_survivors) {
     uint64_t epoch = survivors().oldest_epoch;
     if (epoch != 0) {
-      Reclaimed reclaimed = retag(tag_of_epoch(epoch), kStateFree);
+      Reclaimed reclaimed = retag(tag_of_epoch(epoch), Retag::kReclaim);
       Line().text("the arena ").text(path()).text(" is full: dropped ").number(reclaimed.blocks).text(" blocks (")
           .size(reclaimed.bytes).text(") that survived epoch ").number(epoch)
           .text("; to keep survivors, set BARTENDER_ON_RESTART=keep or a larger BARTENDER_SIZE").write(LogLevel::kError);
@@ -28,6 +28,22 @@ bool Arena::relieve() {
   }
   next_relief_s_ = now_s + 1;
   return false;
+}
+
+// Free extents that are backed and ones that are not do not join.  Calling them all not backed costs a system call at their next use, and joins them.
+bool Arena::join_extents() {
+  LockGuard guard(extent_lock_);
+  bool is_any = false;
+  for (Zone* zone : {&coarse_, &fine_}) {
+    for (;;) {
+      FreeExtent extent = zone->extents.take_backed();
+      if (!extent.exists()) break;
+      extent.is_backed = false;
+      zone->extents.give(extent, static_cast<uint32_t>(sys::steady_clock_s()));
+      is_any = true;
+    }
+  }
+  return is_any;
 }
 
 // Retires recovered superblocks that turn out to be empty.
@@ -81,7 +97,8 @@ Arena::Survivors Arena::survivors() {
 }
 
 // Each block by its own commit: a crash in the middle leaves some of them as they were.
-Arena::Reclaimed Arena::retag(uint8_t tag, uint8_t new_state) {
+Arena::Reclaimed Arena::retag(uint8_t tag, Retag what) {
+  uint8_t new_state = what == Retag::kKeep ? kStateKept : kStateFree;
   Reclaimed reclaimed{};
   for (uint32_t index = 0; index < superblock_end_; index++) {
     Superblock& superblock = superblocks_[index];
@@ -95,7 +112,7 @@ Arena::Reclaimed Arena::retag(uint8_t tag, uint8_t new_state) {
       persist_->persist(state, 1);
       reclaimed.blocks++;
       reclaimed.bytes += superblock.info().slot_bytes;
-      is_retired = new_state == kStateFree && owner->give(superblock, slot);
+      is_retired = what == Retag::kReclaim && owner->give(superblock, slot);
     }
     if (is_retired) retire(superblock);
     owner->lock().unlock();
@@ -104,7 +121,7 @@ Arena::Reclaimed Arena::retag(uint8_t tag, uint8_t new_state) {
     if (*superblock_index(frame) != kLargeBlock || frame_header(frame)->state != large_state(tag)) continue;
     reclaimed.blocks++;
     reclaimed.bytes += uint64_t{frame_header(frame)->descriptor.frame_count} * kFrameBytes;
-    if (new_state == kStateFree) {
+    if (what == Retag::kReclaim) {
       free_large(nullptr, frame_address(frame), frame);
     } else {
       publish(&frame_header(frame)->state, large_state(new_state));
@@ -152,7 +169,7 @@ void Arena::retire_epochs(uint64_t span_max, uint64_t span_kept) {
       header_.oldest_epoch = oldest == 0 ? epoch + 1 : oldest;
       return;
     }
-    Reclaimed retired = retag(tag_of_epoch(oldest), may_reclaim_survivors ? kStateFree : kStateKept);
+    Reclaimed retired = retag(tag_of_epoch(oldest), may_reclaim_survivors ? Retag::kReclaim : Retag::kKeep);
     Line().text(path()).text(": ").number(retired.blocks).text(" blocks (").size(retired.bytes).text(") of epoch ").number(oldest)
         .text(may_reclaim_survivors ? " were dropped" : " are kept for ever").text(": so many restarts ago that its tag comes round")
         .write(LogLevel::kError);
@@ -165,7 +182,8 @@ void Arena::discard() {
     mapping_.unlink();
     return;
   }
-  retag(tag_, kStateFree);
+  // Other threads may still run, and use their blocks: none may be given to anybody else.
+  retag(tag_, Retag::kAbandon);
   close_in_good_order();
 }
 

@@ -105,14 +105,21 @@ void Arena::fork_child() {
 }
 
 Verdict Arena::free_inherited(void* pointer) {
+  // Freed by this child: marked apart from what was free at the fork.
+  constexpr uint8_t kFreedHere = kStateReserved;
   Verdict verdict = look_up(pointer);
-  if (verdict != Verdict::kGood) return verdict;
-  if (Superblock* superblock = superblock_of(pointer)) {
-    *superblock->state(superblock->slot_of(pointer)) = kStateFree;
+  if (Superblock* superblock = verdict == Verdict::kNoBlock ? nullptr : superblock_of(pointer)) {
+    if (verdict == Verdict::kMiddle) return verdict;
+    uint8_t* state = superblock->state(superblock->slot_of(pointer));
+    // Another thread of the parent may have got the block between the copy and the fork: what was free then is no proof of misuse.
+    if (*state == kFreedHere) return Verdict::kNotLive;
+    *state = kFreedHere;
     return Verdict::kGood;
   }
   FrameHeader* header = frame_header(frame_of(pointer));
-  header->state = 0;
+  if (verdict == Verdict::kNotLive) return tag_of_large_state(header->state) == kFreedHere ? verdict : Verdict::kGood;
+  if (verdict != Verdict::kGood) return verdict;
+  header->state = large_state(kFreedHere);
   // A large block's copy is memory that the child can have back.
   uint64_t size_bytes = uint64_t{header->descriptor.frame_count} * kFrameBytes;
   sys::map(pointer, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);

@@ -33,6 +33,8 @@ inline constexpr uint8_t kTagMax = 250;        // 1..250: live, allocated in the
 inline constexpr uint8_t kStateReserved = 251; // 251..254: reserved
 inline constexpr uint8_t kStateKept = 255;     // live: reachable from a root, or adopted
 
+constexpr bool is_live(uint8_t state) { return (state != kStateFree && state <= kTagMax) || state == kStateKept; }
+
 // Epochs count the opens of an arena from 1.  250 tags are enough because recovery retires an epoch before its tag comes round
 // again (see Recovery).
 constexpr uint8_t tag_of_epoch(uint64_t epoch) {

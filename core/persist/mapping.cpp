@@ -140,7 +140,15 @@ bool Mapping::is_hole_from(uint64_t offset) const {
 }
 
 bool Mapping::read(uint64_t offset, void* data, size_t size_bytes) const {
-  return sys::pread(descriptor_, data, size_bytes, offset) == static_cast<long>(size_bytes);
+  if (backend_ != Backend::kDevdax) return sys::pread(descriptor_, data, size_bytes, offset) == static_cast<long>(size_bytes);
+  // A device knows no pread, and no unit smaller than its alignment.
+  uint64_t first = round_down(offset, kAddressAlignment);
+  uint64_t map_bytes = round_up(offset + size_bytes, kAddressAlignment) - first;
+  intptr_t got = sys::map(nullptr, map_bytes, PROT_READ, MAP_SHARED, descriptor_, first);
+  if (got < 0) return false;
+  std::memcpy(data, reinterpret_cast<char*>(got) + (offset - first), size_bytes);
+  sys::unmap(reinterpret_cast<void*>(got), map_bytes);
+  return true;
 }
 
 Error Mapping::map(uint64_t base, uint64_t seed, bool keep_from_children) {
@@ -171,7 +179,6 @@ Error Mapping::map(uint64_t base, uint64_t seed, bool keep_from_children) {
   }
   if (base_ == nullptr) return error;
   if (keep_from_children) sys::advise(base_, length_bytes_, MADV_DONTFORK);
-  close_descriptor();
   return Error::kNone;
 }
 
@@ -232,9 +239,13 @@ void Mapping::unlink() {
   }
 }
 
-void Mapping::close() {
+void Mapping::unmap() {
   if (base_ != nullptr) sys::unmap(base_, length_bytes_);
   base_ = nullptr;
+}
+
+void Mapping::close() {
+  unmap();
   close_descriptor();
 }
 

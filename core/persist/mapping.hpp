@@ -43,8 +43,8 @@ class Mapping {
   // Reads without mapping.
   bool read(uint64_t offset, void* data, size_t size_bytes) const;
 
-  // Maps the whole file, without access, and closes the descriptor.  `base` 0: anywhere quiet, a multiple of 2 MiB.
-  // ERRORS: kAddressTaken; kNoMemory the kernel refuses that much (ulimit -v); the descriptor is then still open.
+  // Maps the whole file, without access.  `base` 0: anywhere quiet, a multiple of 2 MiB.
+  // ERRORS: kAddressTaken; kNoMemory the kernel refuses that much (ulimit -v).
   Error map(uint64_t base, uint64_t seed, bool keep_from_children);
 
   // Makes [offset, offset + size_bytes) of the file accessible, and allocated.  Whole pages are taken.
@@ -59,6 +59,9 @@ class Mapping {
   // Returns the space to the file system; the range stays mapped and reads as zeros.  False: the file system cannot.
   bool give_back(uint64_t offset, size_t size_bytes);
 
+  void unmap();
+  // Once the arena is open the mapping is all that is needed.
+  void close_descriptor();
   void unlink();
   void close();  // unmaps all, drops the lock
   // In a forked child: the parent's file is out of reach, and so is a share in its lock.
@@ -70,14 +73,13 @@ class Mapping {
 
  private:
   Error lock();
-  void close_descriptor();
 
   // Constant after open and map.
   char* base_ = nullptr;
   uint64_t length_bytes_ = 0;
   dev_t device_ = 0;
   ino_t inode_ = 0;
-  int descriptor_ = -1;  // between open() and map()
+  int descriptor_ = -1;  // while the arena is being opened
   uint64_t page_bytes_ = 0;
   Backend backend_ = Backend::kTmpfs;
   char path_[512] = {};

@@ -18,6 +18,8 @@ namespace {
 constexpr uint64_t kEpochSpanMax = 240;
 constexpr uint64_t kEpochSpanKept = 120;
 
+constexpr size_t kReadBytes = 512;
+
 // Too large for the stack of a small thread, which may be the one to open the arena; and not an object with a destructor, which would run while the
 // program still allocates.
 alignas(ArenaView) char view_storage[sizeof(ArenaView)];
@@ -94,15 +96,22 @@ Error refuse_mapping(Line& why, const char* path, Error error) {
   }
 }
 
-// A file whose making was cut short: it has no magic yet, and nothing but (a part of) the header was ever written to it.
+// A file or device that holds nothing, or an arena whose making was cut short: then copy B of the header is still zero, and copy A begins with the magic or is
+// zero too.  Anything else is somebody's.
 bool is_never_used(const Mapping& mapping) {
-  if (mapping.backend() == Backend::kDevdax || mapping.length_bytes() == 0) return mapping.length_bytes() == 0;
-  if (!mapping.is_hole_from(2 * kArenaHeaderBytes)) return false;
-  for (uint64_t copy = 0; copy < 2; copy++) {
-    uint64_t magic = 0;
-    if (!mapping.read(copy * kArenaHeaderBytes, &magic, sizeof(magic)) || (magic != 0 && magic != kArenaMagic)) return false;
-    // With the magic in copy A alone the making was all but done; still no block was ever given out.
-    if (copy == 1 && magic == kArenaMagic) return false;
+  if (mapping.length_bytes() == 0) return true;
+  bool is_device = mapping.backend() == Backend::kDevdax;
+  if (!is_device && !mapping.is_hole_from(2 * kArenaHeaderBytes)) return false;
+  for (uint64_t at = 0; at < 2 * kArenaHeaderBytes; at += kReadBytes) {
+    uint64_t words[kReadBytes / sizeof(uint64_t)];
+    if (!mapping.read(at, words, sizeof(words))) return false;
+    if (at == 0 && words[0] == kArenaMagic && !is_device) {
+      at = kArenaHeaderBytes - kReadBytes;  // on to copy B
+      continue;
+    }
+    for (uint64_t word : words) {
+      if (word != 0) return false;
+    }
   }
   return true;
 }

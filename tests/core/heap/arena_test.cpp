@@ -261,6 +261,7 @@ BOOST_FIXTURE_TEST_CASE(large_block_does_not_grow_into_its_neighbour, Fixture) {
   BOOST_TEST(!life.arena().resize_in_place(block, 80 * kKiB));
   BOOST_TEST(life.arena().usable_size(block) == 64 * kKiB);
   BOOST_TEST(life.free(neighbour) == Verdict::kGood);
+  life.cache().release_warm();
   BOOST_TEST(life.arena().resize_in_place(block, 128 * kKiB));
 }
 
@@ -277,6 +278,31 @@ BOOST_FIXTURE_TEST_CASE(large_block_shrinks_and_its_end_is_used_again, Fixture) 
   BOOST_TEST((other < block + kMiB));
   std::memset(other, 0, 800 * kKiB);
   BOOST_TEST(test::is_filled(block, 100 * kKiB, 2));
+}
+
+BOOST_FIXTURE_TEST_CASE(large_block_kept_warm_is_free_until_it_is_allocated_again, Fixture) {
+  Life life(path);
+  char* block = life.allocate(64 * kKiB);
+  for (size_t size_bytes : {64 * kKiB, 64 * kKiB - 5000, 64 * kKiB}) {
+    BOOST_TEST(life.free(block) == Verdict::kGood);
+    BOOST_TEST(life.free(block) == Verdict::kNotLive);
+    BOOST_TEST(life.arena().usable_size(block) == 0u);
+    BOOST_TEST(life.arena().usage().live_blocks == 0u);
+    bool is_zero = true;
+    BOOST_TEST((life.allocate(size_bytes, 16, &is_zero) == block));
+    BOOST_TEST(!is_zero);
+    BOOST_TEST(life.arena().usable_size(block) == round_up(size_bytes, 4096));
+  }
+}
+
+BOOST_FIXTURE_TEST_CASE(frames_kept_warm_serve_a_small_block_when_nothing_else_is_left, Fixture) {
+  Life life(path, 4 * kMiB);
+  std::vector<char*> mine;
+  while (char* block = life.allocate(512 * kKiB)) mine.push_back(block);
+  while (char* block = life.allocate(33 * kKiB)) mine.push_back(block);
+  BOOST_TEST(life.allocate(64) == nullptr);
+  for (char* block : mine) BOOST_REQUIRE(life.free(block) == Verdict::kGood);
+  BOOST_TEST(life.allocate(64) != nullptr);
 }
 
 BOOST_FIXTURE_TEST_CASE(random_resizes_keep_bytes_and_never_overlap, Fixture) {

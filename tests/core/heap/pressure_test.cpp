@@ -70,6 +70,25 @@ BOOST_FIXTURE_TEST_CASE(survivors_stay_while_there_is_room, Fixture) {
   BOOST_TEST((before == after));
 }
 
+BOOST_FIXTURE_TEST_CASE(survivors_stay_while_this_threads_own_free_memory_will_do, Fixture) {
+  leave_survivors(path, 64);
+  auto before = live_by_epoch();
+  Life life(path, kCapacity);
+  std::vector<char*> mine;
+  // 8 MiB are the survivors'.  What follows fits beside them, but only in the place of what is
+  // freed.
+  for (int i = 0; i < 7; i++) {
+    mine.push_back(life.allocate(kMiB));
+    BOOST_REQUIRE(mine.back() != nullptr);
+  }
+  BOOST_TEST((live_by_epoch()[1] == before[1]));
+  for (int i = 0; i < 4; i++)
+    BOOST_REQUIRE(life.free(mine[static_cast<size_t>(i)]) == Verdict::kGood);
+  BOOST_TEST(life.allocate(3 * kMiB) != nullptr);
+  auto after = live_by_epoch();
+  for (auto [epoch, count] : before) BOOST_TEST(after[epoch] == count);
+}
+
 BOOST_FIXTURE_TEST_CASE(oldest_survivors_go_first_and_only_as_many_epochs_as_needed, Fixture) {
   Silence silence;
   for (size_t size_bytes : {size_t{48}, size_t{64}, size_t{3072}, 32 * kKiB, 100 * kKiB}) {

