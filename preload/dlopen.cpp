@@ -1,6 +1,7 @@
 // dlopen() without RTLD_DEEPBIND.
 //
-// The flag makes a library look up malloc in glibc before it looks at us, while other parts of it still call our free.  Nothing that is preloaded survives it.
+// The flag makes a library look up malloc in glibc before it looks at us, while other parts of it
+// still call our free.  Nothing that is preloaded survives it.
 #include <dlfcn.h>
 
 #include <atomic>
@@ -27,17 +28,22 @@ BTD_COLD Dlopen* find_dlopen() {
 BTD_COLD void tell(const char* file) {
   static std::atomic<bool> is_told{false};
   if (is_told.exchange(true, std::memory_order_relaxed)) return;
-  btd::Line().text("dlopen(").text(file != nullptr ? file : "NULL")
-      .text("): RTLD_DEEPBIND is dropped, for it would mix two allocators (said once)").write(btd::LogLevel::kError);
+  btd::Line()
+      .text("dlopen(")
+      .text(file != nullptr ? file : "NULL")
+      .text("): RTLD_DEEPBIND is dropped, for it would mix two allocators (said once)")
+      .write(btd::LogLevel::kError);
 }
 
 }  // namespace
 
-// A tail call, which the optimiser makes a jump: the real dlopen() searches the RUNPATH of the library that its return address lies in, and that must
-// be our caller's.
+// A tail call, which the optimiser makes a jump: the real dlopen() searches the RUNPATH of the
+// library that its return address lies in, and that must be our caller's.
 extern "C" BTD_EXPORT void* dlopen(const char* file, int flags) noexcept {
-  if (flags & RTLD_DEEPBIND) [[unlikely]] tell(file);
+  if (flags & RTLD_DEEPBIND) [[unlikely]]
+    tell(file);
   Dlopen* function = next_dlopen.load(std::memory_order_relaxed);
-  if (function == nullptr) [[unlikely]] function = find_dlopen();
+  if (function == nullptr) [[unlikely]]
+    function = find_dlopen();
   return function(file, flags & ~RTLD_DEEPBIND);
 }

@@ -68,8 +68,9 @@ void* reallocate(void* pointer, size_t size_bytes, const void* caller) {
   if (pointer == nullptr) return ::malloc(size_bytes);
   if (!is_ours(pointer)) {
     bool is_routed = size_bytes >= threshold && size_bytes != 0;
-    return is_routed && size_bytes <= PTRDIFF_MAX ? move(pointer, next.usable_size(pointer), size_bytes, caller)
-                                                  : next.realloc(pointer, size_bytes);
+    return is_routed && size_bytes <= PTRDIFF_MAX
+               ? move(pointer, next.usable_size(pointer), size_bytes, caller)
+               : next.realloc(pointer, size_bytes);
   }
   if (size_bytes > PTRDIFF_MAX) return out_of_memory();
   Verdict verdict = arena.look_up(pointer);
@@ -81,7 +82,8 @@ void* reallocate(void* pointer, size_t size_bytes, const void* caller) {
     free_slow(pointer, caller);
     return nullptr;
   }
-  if (is_arena_open() && size_bytes >= threshold && arena.resize_in_place(pointer, size_bytes)) return pointer;
+  if (is_arena_open() && size_bytes >= threshold && arena.resize_in_place(pointer, size_bytes))
+    return pointer;
   return move(pointer, arena.usable_size(pointer), size_bytes, caller);
 }
 
@@ -95,25 +97,31 @@ extern "C" {
 
 BTD_EXPORT BTD_HOT void* malloc(size_t size_bytes) noexcept {
   if (size_bytes < threshold) return next.malloc(size_bytes);
-  if (size_bytes > kSmallBytesMax) [[unlikely]] return malloc_slow(size_bytes);
+  if (size_bytes > kSmallBytesMax) [[unlikely]]
+    return malloc_slow(size_bytes);
   return cache->allocate(size_bytes, [=] { return malloc_slow(size_bytes); });
 }
 
 BTD_EXPORT BTD_HOT void free(void* pointer) noexcept {
   auto foreign = [=] { return next.free(pointer), true; };
-  if (!ThreadCache::free(pointer, arena.geometry(), cache, foreign)) [[unlikely]] free_ours(pointer, BTD_CALLER);
+  if (!ThreadCache::free(pointer, arena.geometry(), cache, foreign)) [[unlikely]]
+    free_ours(pointer, BTD_CALLER);
 }
 
 BTD_EXPORT void* calloc(size_t count, size_t size_bytes) noexcept {
   size_t total;
-  if (__builtin_mul_overflow(count, size_bytes, &total)) [[unlikely]] return out_of_memory();
+  if (__builtin_mul_overflow(count, size_bytes, &total)) [[unlikely]]
+    return out_of_memory();
   if (total < threshold) return next.calloc(count, size_bytes);
-  if (total > kSmallBytesMax) [[unlikely]] return calloc_slow(total);
+  if (total > kSmallBytesMax) [[unlikely]]
+    return calloc_slow(total);
   void* block = cache->allocate(total, [] { return static_cast<void*>(nullptr); });
   return block != nullptr ? std::memset(block, 0, total) : calloc_slow(total);
 }
 
-BTD_EXPORT void* realloc(void* pointer, size_t size_bytes) noexcept { return reallocate(pointer, size_bytes, BTD_CALLER); }
+BTD_EXPORT void* realloc(void* pointer, size_t size_bytes) noexcept {
+  return reallocate(pointer, size_bytes, BTD_CALLER);
+}
 
 BTD_EXPORT void* reallocarray(void* pointer, size_t count, size_t size_bytes) noexcept {
   size_t total;
@@ -142,7 +150,9 @@ BTD_EXPORT void* memalign(size_t alignment, size_t size_bytes) noexcept {
   return allocate_aligned(power, size_bytes);
 }
 
-BTD_EXPORT void* aligned_alloc(size_t alignment, size_t size_bytes) noexcept { return memalign(alignment, size_bytes); }
+BTD_EXPORT void* aligned_alloc(size_t alignment, size_t size_bytes) noexcept {
+  return memalign(alignment, size_bytes);
+}
 
 BTD_EXPORT void* valloc(size_t size_bytes) noexcept {
   return allocate_aligned(static_cast<size_t>(getpagesize()), size_bytes);
@@ -166,9 +176,15 @@ BTD_EXPORT size_t malloc_usable_size(void* pointer) noexcept {
 // Names by which old programs and other libraries reach glibc's own functions.
 BTD_EXPORT void* __libc_malloc(size_t size_bytes) noexcept { return malloc(size_bytes); }
 BTD_EXPORT void __libc_free(void* pointer) noexcept { free(pointer); }
-BTD_EXPORT void* __libc_calloc(size_t count, size_t size_bytes) noexcept { return calloc(count, size_bytes); }
-BTD_EXPORT void* __libc_realloc(void* pointer, size_t size_bytes) noexcept { return realloc(pointer, size_bytes); }
-BTD_EXPORT void* __libc_memalign(size_t alignment, size_t size_bytes) noexcept { return memalign(alignment, size_bytes); }
+BTD_EXPORT void* __libc_calloc(size_t count, size_t size_bytes) noexcept {
+  return calloc(count, size_bytes);
+}
+BTD_EXPORT void* __libc_realloc(void* pointer, size_t size_bytes) noexcept {
+  return realloc(pointer, size_bytes);
+}
+BTD_EXPORT void* __libc_memalign(size_t alignment, size_t size_bytes) noexcept {
+  return memalign(alignment, size_bytes);
+}
 BTD_EXPORT void* __libc_valloc(size_t size_bytes) noexcept { return valloc(size_bytes); }
 BTD_EXPORT void* __libc_pvalloc(size_t size_bytes) noexcept { return pvalloc(size_bytes); }
 BTD_EXPORT int __posix_memalign(void** out, size_t alignment, size_t size_bytes) noexcept {

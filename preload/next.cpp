@@ -14,7 +14,8 @@
 namespace btd::preload {
 namespace {
 
-// --- The static buffer: what dlsym() itself asks for ------------------------------------------------------------------------
+// --- The static buffer: what dlsym() itself asks for
+// ------------------------------------------------------------------------
 
 constexpr size_t kBootBytes = 16 * kKiB;
 constexpr size_t kBootHeader = 16;  // the size, before each block
@@ -41,7 +42,8 @@ void* boot_malloc(size_t size_bytes) {
   return block;
 }
 
-// --- The resolved functions -----------------------------------------------------------------------------------------------
+// --- The resolved functions
+// -----------------------------------------------------------------------------------------------
 
 NextAllocator resolved;
 enum : int { kUnresolved, kResolving, kResolved };
@@ -55,7 +57,8 @@ void look_up(Function& function, const char* name) {
   std::memcpy(&function, &symbol, sizeof(function));
 }
 
-// A block of the static buffer can still be freed or grown at any time; only a program that has one pays for the test.
+// A block of the static buffer can still be freed or grown at any time; only a program that has one
+// pays for the test.
 void filtered_free(void* pointer) {
   if (!is_boot(pointer)) resolved.free(pointer);
 }
@@ -96,7 +99,9 @@ bool resolve() {
   return true;
 }
 
-void* first_malloc(size_t size_bytes) { return resolve() ? next.malloc(size_bytes) : boot_malloc(size_bytes); }
+void* first_malloc(size_t size_bytes) {
+  return resolve() ? next.malloc(size_bytes) : boot_malloc(size_bytes);
+}
 void first_free(void* pointer) {
   if (resolve()) next.free(pointer);
 }
@@ -108,7 +113,8 @@ void* first_calloc(size_t count, size_t size_bytes) {
 void* first_realloc(void* pointer, size_t size_bytes) {
   if (resolve()) return next.realloc(pointer, size_bytes);
   void* moved = boot_malloc(size_bytes);
-  if (moved != nullptr && pointer != nullptr) std::memcpy(moved, pointer, min(size_bytes, boot_size(pointer)));
+  if (moved != nullptr && pointer != nullptr)
+    std::memcpy(moved, pointer, min(size_bytes, boot_size(pointer)));
   return moved;
 }
 void* first_memalign(size_t alignment, size_t size_bytes) {
@@ -122,12 +128,15 @@ int first_posix_memalign(void** out, size_t alignment, size_t size_bytes) {
   *out = block;
   return 0;
 }
-size_t first_usable_size(void* pointer) { return resolve() ? next.usable_size(pointer) : boot_size(pointer); }
+size_t first_usable_size(void* pointer) {
+  return resolve() ? next.usable_size(pointer) : boot_size(pointer);
+}
 
 }  // namespace
 
-constinit NextAllocator next = {first_malloc,   first_free,           first_calloc,     first_realloc,
-                                first_memalign, first_posix_memalign, first_usable_size};
+constinit NextAllocator next = {first_malloc,     first_free,     first_calloc,
+                                first_realloc,    first_memalign, first_posix_memalign,
+                                first_usable_size};
 
 void* next_symbol(const char* name) { return dlsym(RTLD_NEXT, name); }
 

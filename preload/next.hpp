@@ -1,8 +1,9 @@
 // The next allocator in line: glibc's, or a second preloaded one.
 //
-// Its functions are looked up at the first call, which comes from ld.so long before our constructor.  The look-up itself may allocate: such calls are
-// served from a static buffer, recognised by address.  Each pointer starts at a function that resolves all of them, so that the fast path
-// tests nothing.
+// Its functions are looked up at the first call, which comes from ld.so long before our
+// constructor.  The look-up itself may allocate: such calls are served from a static buffer,
+// recognised by address.  Each pointer starts at a function that resolves all of them, so that the
+// fast path tests nothing.
 #pragma once
 
 #include <malloc.h>

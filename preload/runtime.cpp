@@ -43,7 +43,8 @@ bool has_exit_key;
 
 // What a thread is to us.
 enum class ThreadStage : uint8_t { kNew, kActive, kEnded };
-thread_local constinit ThreadStage thread_stage [[gnu::tls_model("initial-exec")]] = ThreadStage::kNew;
+thread_local constinit ThreadStage thread_stage [[gnu::tls_model("initial-exec")]] =
+    ThreadStage::kNew;
 thread_local constinit uint8_t exit_rounds [[gnu::tls_model("initial-exec")]] = 0;
 
 void turn_off() {
@@ -59,7 +60,8 @@ void refuse(Line& why, LogLevel level = LogLevel::kError) {
   why.text("; the program goes on in volatile memory").write(level);
 }
 
-// --- Opening --------------------------------------------------------------------------------------------------------------------
+// --- Opening
+// --------------------------------------------------------------------------------------------------------------------
 
 // True: the arena is open.  The first caller opens it.
 bool open_if_ready() {
@@ -67,10 +69,12 @@ bool open_if_ready() {
   if (now == Stage::kOpen) return true;
   if (now != Stage::kReady) return false;
   LockGuard guard(open_lock);
-  if (stage.load(std::memory_order_relaxed) != Stage::kReady) return stage.load(std::memory_order_relaxed) == Stage::kOpen;
+  if (stage.load(std::memory_order_relaxed) != Stage::kReady)
+    return stage.load(std::memory_order_relaxed) == Stage::kOpen;
   int kept = errno;
   stage.store(Stage::kOpening, std::memory_order_relaxed);
-  // A program that routes everything would start the next allocator only when the arena is full, perhaps behind a system call filter by then.
+  // A program that routes everything would start the next allocator only when the arena is full,
+  // perhaps behind a system call filter by then.
   next.free(next.malloc(1));
   Line why;
   Error error = open_by_config(config, program, arena, why);
@@ -82,15 +86,23 @@ bool open_if_ready() {
     return false;
   }
   stage.store(Stage::kOpen, std::memory_order_release);
-  Line().text("arena ").text(arena.path()).text(", epoch ").number(arena.header().epoch).write(LogLevel::kInfo);
+  Line()
+      .text("arena ")
+      .text(arena.path())
+      .text(", epoch ")
+      .number(arena.header().epoch)
+      .write(LogLevel::kInfo);
   return true;
 }
 
-// --- Threads --------------------------------------------------------------------------------------------------------------------
+// --- Threads
+// --------------------------------------------------------------------------------------------------------------------
 
-// At thread exit, called in each round of destructors: in the last one the heap goes.  Destructors that run after that use the late heap.
+// At thread exit, called in each round of destructors: in the last one the heap goes.  Destructors
+// that run after that use the late heap.
 void end_thread(void* heap) {
-  if (++exit_rounds < PTHREAD_DESTRUCTOR_ITERATIONS && pthread_setspecific(exit_key, heap) == 0) return;
+  if (++exit_rounds < PTHREAD_DESTRUCTOR_ITERATIONS && pthread_setspecific(exit_key, heap) == 0)
+    return;
   if (stage.load(std::memory_order_relaxed) != Stage::kOpen) return;
   thread_stage = ThreadStage::kEnded;
   cache = &empty_cache;
@@ -106,7 +118,8 @@ bool give_thread_a_cache() {
   thread_stage = ThreadStage::kActive;
   cache = &heap->cache();
   int kept = errno;
-  // May allocate; by now that works.  If it fails, the heap stays with a thread that is gone: no block is lost, some memory rests.
+  // May allocate; by now that works.  If it fails, the heap stays with a thread that is gone: no
+  // block is lost, some memory rests.
   pthread_setspecific(exit_key, heap);
   errno = kept;
   return true;
@@ -124,16 +137,19 @@ void with_cache(Work work) {
   if (late_heap != nullptr) work(late_heap->cache());
 }
 
-// --- fork ---------------------------------------------------------------------------------------------------------------------------
+// --- fork
+// ---------------------------------------------------------------------------------------------------------------------------
 
 void before_fork() {
   open_lock.lock();
   late_lock.lock();
-  if (stage.load(std::memory_order_relaxed) == Stage::kOpen && config.fork == ForkMode::kSnapshot) arena.fork_prepare();
+  if (stage.load(std::memory_order_relaxed) == Stage::kOpen && config.fork == ForkMode::kSnapshot)
+    arena.fork_prepare();
 }
 
 void after_fork_in_parent() {
-  if (stage.load(std::memory_order_relaxed) == Stage::kOpen && config.fork == ForkMode::kSnapshot) arena.fork_parent();
+  if (stage.load(std::memory_order_relaxed) == Stage::kOpen && config.fork == ForkMode::kSnapshot)
+    arena.fork_parent();
   late_lock.unlock();
   open_lock.unlock();
 }
@@ -151,12 +167,14 @@ void after_fork_in_child() {
   arena.fork_child();
 }
 
-// --- Start and end --------------------------------------------------------------------------------------------------------------
+// --- Start and end
+// --------------------------------------------------------------------------------------------------------------
 
 void end_process(int status, void*) {
   if (stage.load(std::memory_order_acquire) != Stage::kOpen) return;
   is_ending.store(true, std::memory_order_relaxed);
-  // The memory stays mapped: stdio is flushed after this, and detached threads run on until the process is gone.
+  // The memory stays mapped: stdio is flushed after this, and detached threads run on until the
+  // process is gone.
   if ((status & 0xFF) == 0 && config.on_exit == OnExit::kDiscard) {
     arena.discard();
   } else {
@@ -183,22 +201,25 @@ void read_program_name(const char* argument) {
   std::memcpy(program, from, min(std::strlen(from), sizeof(program) - 1));
 }
 
-// Whether the executable itself defines malloc, and so takes every call before it gets here.  (Another library in front of us may well forward to us.)
+// Whether the executable itself defines malloc, and so takes every call before it gets here.
+// (Another library in front of us may well forward to us.)
 //
-// A program linked at a fixed address that takes malloc's address, as Debian's python3 does, has a symbol for it too, whose value is a stub that leads here;
-// that one's section is SHN_UNDEF.
+// A program linked at a fixed address that takes malloc's address, as Debian's python3 does, has a
+// symbol for it too, whose value is a stub that leads here; that one's section is SHN_UNDEF.
 bool has_own_malloc() {
   Dl_info found{};
   Dl_info executable{};
   ElfW(Sym)* symbol = nullptr;
   void* address = dlsym(RTLD_DEFAULT, "malloc");
-  if (dladdr1(address, &found, reinterpret_cast<void**>(&symbol), RTLD_DL_SYMENT) == 0) return false;
+  if (dladdr1(address, &found, reinterpret_cast<void**>(&symbol), RTLD_DL_SYMENT) == 0)
+    return false;
   if (dladdr(reinterpret_cast<void*>(getauxval(AT_ENTRY)), &executable) == 0) return false;
-  return found.dli_fbase == executable.dli_fbase && (symbol == nullptr || symbol->st_shndx != SHN_UNDEF);
+  return found.dli_fbase == executable.dli_fbase &&
+         (symbol == nullptr || symbol->st_shndx != SHN_UNDEF);
 }
 
-// With -z initfirst this runs before any other constructor, so that our fork handlers enclose all others' (whose handlers may allocate); libc's
-// environ is not set yet, the arguments are.
+// With -z initfirst this runs before any other constructor, so that our fork handlers enclose all
+// others' (whose handlers may allocate); libc's environ is not set yet, the arguments are.
 [[gnu::constructor]] void start_process(int, char** arguments, char** environment) {
   int kept = errno;
   char message[800];
@@ -214,9 +235,14 @@ bool has_own_malloc() {
   }
   const char* short_name = arguments[0] == nullptr ? program : arguments[0];
   if (const char* slash = std::strrchr(short_name, '/')) short_name = slash + 1;
-  if (config.only[0] != '\0' && !is_listed(config.only, program) && !is_listed(config.only, short_name)) return;
+  if (config.only[0] != '\0' && !is_listed(config.only, program) &&
+      !is_listed(config.only, short_name))
+    return;
   if (has_own_malloc()) {
-    Line().text(program).text(" brings its own malloc; bartender steps aside").write(LogLevel::kError);
+    Line()
+        .text(program)
+        .text(" brings its own malloc; bartender steps aside")
+        .write(LogLevel::kError);
     return;
   }
   if (pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) != 0) return;
@@ -237,9 +263,15 @@ bool is_inherited() { return stage.load(std::memory_order_relaxed) == Stage::kIn
 BTD_COLD void* allocate(size_t size_bytes, size_t alignment, bool* is_zero) {
   if (!open_if_ready()) return nullptr;
   void* block = nullptr;
-  with_cache([&](ThreadCache& mine) { block = arena.allocate(mine, size_bytes, alignment, is_zero); });
-  if (block == nullptr && size_bytes < config.size_bytes && !is_full_told.exchange(true, std::memory_order_relaxed)) {
-    Line().text("the arena ").text(arena.path()).text(" is full; what does not fit goes to volatile memory (said once)").write(LogLevel::kError);
+  with_cache(
+      [&](ThreadCache& mine) { block = arena.allocate(mine, size_bytes, alignment, is_zero); });
+  if (block == nullptr && size_bytes < config.size_bytes &&
+      !is_full_told.exchange(true, std::memory_order_relaxed)) {
+    Line()
+        .text("the arena ")
+        .text(arena.path())
+        .text(" is full; what does not fit goes to volatile memory (said once)")
+        .write(LogLevel::kError);
   }
   return block;
 }
@@ -256,7 +288,8 @@ BTD_COLD void free_ours(void* pointer, const void* caller) {
   errno = kept;
 }
 
-BTD_COLD void report_misuse(const char* function, const void* pointer, Verdict verdict, const void* caller) {
+BTD_COLD void report_misuse(const char* function, const void* pointer, Verdict verdict,
+                            const void* caller) {
   if (is_ending.load(std::memory_order_relaxed)) return;
   Line line;
   line.text(function).text("(").hex(reinterpret_cast<uintptr_t>(pointer)).text("): ");
@@ -271,20 +304,27 @@ BTD_COLD void report_misuse(const char* function, const void* pointer, Verdict v
       line.text("invalid pointer: it lies in the arena, where no block is");
       break;
   }
-  const Superblock* superblock = verdict == Verdict::kNoBlock ? nullptr : arena.superblock_of(pointer);
-  if (superblock != nullptr) line.text(" (size class ").number(superblock->info().slot_bytes).text(" B)");
+  const Superblock* superblock =
+      verdict == Verdict::kNoBlock ? nullptr : arena.superblock_of(pointer);
+  if (superblock != nullptr)
+    line.text(" (size class ").number(superblock->info().slot_bytes).text(" B)");
   Dl_info module{};
   if (caller != nullptr) {
     line.text(", called from ").hex(reinterpret_cast<uintptr_t>(caller));
     if (dladdr(caller, &module) != 0 && module.dli_fname != nullptr) {
-      line.text(" (").text(module.dli_fname).text("+").hex(reinterpret_cast<uintptr_t>(caller) - reinterpret_cast<uintptr_t>(module.dli_fbase)).text(")");
+      line.text(" (")
+          .text(module.dli_fname)
+          .text("+")
+          .hex(reinterpret_cast<uintptr_t>(caller) - reinterpret_cast<uintptr_t>(module.dli_fbase))
+          .text(")");
     }
   }
   if (config.on_misuse == OnMisuse::kIgnore) {
     line.text("; ignored").write(LogLevel::kError);
     return;
   }
-  line.text("; the arena is unharmed and the process stops (BARTENDER_ON_MISUSE=ignore goes on)").write(LogLevel::kOff);
+  line.text("; the arena is unharmed and the process stops (BARTENDER_ON_MISUSE=ignore goes on)")
+      .write(LogLevel::kOff);
   abort();
 }
 

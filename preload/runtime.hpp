@@ -1,7 +1,8 @@
 // The one arena of the process, and each thread's way to it.
 //
-// Life: off -> ready (the constructor has read the settings) -> open (the first routed allocation) -> inherited (in a forked child).  Until `ready`, and for
-// good when anything speaks against an arena, every request goes to the next allocator: `threshold` is then larger than any size.
+// Life: off -> ready (the constructor has read the settings) -> open (the first routed allocation)
+// -> inherited (in a forked child).  Until `ready`, and for good when anything speaks against an
+// arena, every request goes to the next allocator: `threshold` is then larger than any size.
 #pragma once
 
 #include <cstddef>
@@ -16,13 +17,16 @@ namespace btd::preload {
 
 inline constexpr size_t kNothingRouted = SIZE_MAX;
 
-// Hidden where they are declared, or the fast paths would reach them through the global offset table.
+// Hidden where they are declared, or the fast paths would reach them through the global offset
+// table.
 #pragma GCC visibility push(hidden)
 
-// Sizes from here on go to the arena.  Written by the constructor, when the arena cannot be opened, and in a forked child.
+// Sizes from here on go to the arena.  Written by the constructor, when the arena cannot be opened,
+// and in a forked child.
 extern size_t threshold;
 
-// This thread's cache, or the empty one, whose bins have no block and whose zones no granule: so the fast paths test nothing.
+// This thread's cache, or the empty one, whose bins have no block and whose zones no granule: so
+// the fast paths test nothing.
 extern thread_local constinit ThreadCache* cache [[gnu::tls_model("initial-exec")]];
 
 extern Arena arena;
@@ -31,16 +35,20 @@ extern Config config;
 #pragma GCC visibility pop
 
 BTD_ALWAYS_INLINE bool is_ours(const void* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) - arena.geometry().coarse_base < arena.geometry().data_bytes;
+  return reinterpret_cast<uintptr_t>(pointer) - arena.geometry().coarse_base <
+         arena.geometry().data_bytes;
 }
 
-// A routed request that the fast path could not serve, of any kind.  nullptr: the next allocator must.
+// A routed request that the fast path could not serve, of any kind.  nullptr: the next allocator
+// must.
 void* allocate(size_t size_bytes, size_t alignment, bool* is_zero);
 
-// Frees a block of ours that the fast path could not; misuse is reported.  REQUIRES: is_ours(pointer).
+// Frees a block of ours that the fast path could not; misuse is reported.  REQUIRES:
+// is_ours(pointer).
 void free_ours(void* pointer, const void* caller);
 
-// Reports what was wrong with a pointer given to `function`, and aborts unless the settings say otherwise.
+// Reports what was wrong with a pointer given to `function`, and aborts unless the settings say
+// otherwise.
 void report_misuse(const char* function, const void* pointer, Verdict verdict, const void* caller);
 
 bool is_arena_open();

@@ -68,8 +68,17 @@ BTD_EXPORT struct mallinfo mallinfo(void) noexcept {
 BTD_EXPORT void malloc_stats(void) noexcept {
   if (is_arena_open()) {
     Usage usage = arena.usage();
-    Line().text("arena ").text(arena.path()).text(": ").number(usage.live_blocks).text(" blocks live, ").number(usage.live_bytes)
-        .text(" bytes in use, ").number(usage.grown_bytes).text(" bytes of arena").write(LogLevel::kOff);
+    Line()
+        .text("arena ")
+        .text(arena.path())
+        .text(": ")
+        .number(usage.live_blocks)
+        .text(" blocks live, ")
+        .number(usage.live_bytes)
+        .text(" bytes in use, ")
+        .number(usage.grown_bytes)
+        .text(" bytes of arena")
+        .write(LogLevel::kOff);
   }
   if (auto* function = next_function<void()>("malloc_stats")) function();
 }
@@ -83,15 +92,19 @@ BTD_EXPORT int malloc_info(int options, FILE* stream) noexcept {
   }
   struct mallinfo2 rest = next_function<struct mallinfo2()>("mallinfo2")();
   Usage usage = arena.usage();
-  int written = fprintf(stream,
-                        "<malloc version=\"1\">\n"
-                        "<heap nr=\"0\" name=\"next\">\n<system type=\"current\" size=\"%zu\"/>\n<total type=\"rest\" size=\"%zu\"/>\n"
-                        "<total type=\"mmap\" count=\"%zu\" size=\"%zu\"/>\n</heap>\n"
-                        "<heap nr=\"1\" name=\"arena\" path=\"%s\">\n<system type=\"current\" size=\"%zu\"/>\n"
-                        "<total type=\"rest\" size=\"%zu\"/>\n<total type=\"live\" count=\"%zu\" size=\"%zu\"/>\n</heap>\n</malloc>\n",
-                        rest.arena, rest.fordblks, rest.hblks, rest.hblkhd, arena.path(), static_cast<size_t>(usage.grown_bytes),
-                        static_cast<size_t>(usage.grown_bytes - usage.live_bytes), static_cast<size_t>(usage.live_blocks),
-                        static_cast<size_t>(usage.live_bytes));
+  int written = fprintf(
+      stream,
+      "<malloc version=\"1\">\n"
+      "<heap nr=\"0\" name=\"next\">\n<system type=\"current\" size=\"%zu\"/>\n<total "
+      "type=\"rest\" size=\"%zu\"/>\n"
+      "<total type=\"mmap\" count=\"%zu\" size=\"%zu\"/>\n</heap>\n"
+      "<heap nr=\"1\" name=\"arena\" path=\"%s\">\n<system type=\"current\" size=\"%zu\"/>\n"
+      "<total type=\"rest\" size=\"%zu\"/>\n<total type=\"live\" count=\"%zu\" "
+      "size=\"%zu\"/>\n</heap>\n</malloc>\n",
+      rest.arena, rest.fordblks, rest.hblks, rest.hblkhd, arena.path(),
+      static_cast<size_t>(usage.grown_bytes),
+      static_cast<size_t>(usage.grown_bytes - usage.live_bytes),
+      static_cast<size_t>(usage.live_blocks), static_cast<size_t>(usage.live_bytes));
   return written < 0 ? -1 : 0;
 }
 

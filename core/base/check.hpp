@@ -1,4 +1,5 @@
-// A broken REQUIRES is a bug of ours: report with write(2) and abort, before anything wrong reaches media.
+// A broken REQUIRES is a bug of ours: report with write(2) and abort, before anything wrong reaches
+// media.
 #pragma once
 
 #include "core/base/attributes.hpp"
@@ -10,8 +11,9 @@ namespace btd {
 }  // namespace btd
 
 // Always on: for what would otherwise write to media.
-#define BTD_CHECK(condition) \
-  (__builtin_expect(!!(condition), 1) ? void(0) : ::btd::check_failed(#condition, __FILE__, __LINE__))
+#define BTD_CHECK(condition)                    \
+  (__builtin_expect(!!(condition), 1) ? void(0) \
+                                      : ::btd::check_failed(#condition, __FILE__, __LINE__))
 
 #ifdef NDEBUG
 #define BTD_ASSERT(condition) void(0)

@@ -37,7 +37,8 @@ uint32_t crc32c(const void* data, size_t size_bytes) noexcept {
     crc = kTables[3][crc & 0xFF] ^ kTables[2][(crc >> 8) & 0xFF] ^ kTables[1][(crc >> 16) & 0xFF] ^
           kTables[0][crc >> 24];
   }
-  for (; size_bytes > 0; size_bytes--, bytes++) crc = (crc >> 8) ^ kTables[0][(crc ^ *bytes) & 0xFF];
+  for (; size_bytes > 0; size_bytes--, bytes++)
+    crc = (crc >> 8) ^ kTables[0][(crc ^ *bytes) & 0xFF];
   return crc;
 }
 

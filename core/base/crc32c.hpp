@@ -1,5 +1,6 @@
-// CRC-32C (Castagnoli), as in RFC 3720 appendix B.4, but seeded with 0 and not inverted, so that a run
-// of zero bytes has checksum 0: an untouched, all-zero record of the arena is valid as it stands.
+// CRC-32C (Castagnoli), as in RFC 3720 appendix B.4, but seeded with 0 and not inverted, so that a
+// run of zero bytes has checksum 0: an untouched, all-zero record of the arena is valid as it
+// stands.
 #pragma once
 
 #include <cstddef>

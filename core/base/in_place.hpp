@@ -1,4 +1,5 @@
-// Two places where the compiler spends an instruction on a value that nobody asks for.  A pair may take 54; these are three of them.
+// Two places where the compiler spends an instruction on a value that nobody asks for.  A pair may
+// take 54; these are three of them.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +8,8 @@
 
 namespace btd {
 
-// Moves a pointer in memory by one instruction, where the compiler would take two to have the new value in a register too.
+// Moves a pointer in memory by one instruction, where the compiler would take two to have the new
+// value in a register too.
 template <typename T>
 BTD_ALWAYS_INLINE void add_in_place(T*& pointer, ptrdiff_t count) noexcept {
 #if defined(__x86_64__)

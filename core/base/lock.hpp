@@ -1,4 +1,5 @@
-// A lock of one word: a futex when contended.  No allocation, no destructor, valid when zeroed, and can be reset in a forked child.
+// A lock of one word: a futex when contended.  No allocation, no destructor, valid when zeroed, and
+// can be reset in a forked child.
 #pragma once
 
 #include <linux/futex.h>

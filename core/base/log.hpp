@@ -1,4 +1,5 @@
-// One line to stderr, with write(2) alone: built in a buffer on the stack, never in memory that malloc gives.
+// One line to stderr, with write(2) alone: built in a buffer on the stack, never in memory that
+// malloc gives.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +9,8 @@ namespace btd {
 
 enum class LogLevel : uint8_t { kOff = 0, kError = 1, kInfo = 2, kDebug = 3 };
 
-// Lines above this level are not written.  Set once from the settings; lines of kOff level are always written.
+// Lines above this level are not written.  Set once from the settings; lines of kOff level are
+// always written.
 extern LogLevel log_level;
 
 // Builds "bartender: ...\n".  What does not fit is cut, never overrun.

@@ -18,8 +18,8 @@ enum class Error : uint8_t {
   kAddressTaken,  // the arena's fixed address is occupied in this process
   kPermission,    // access refused
   kUnsupported,   // this kind of file cannot hold an arena (directory, FIFO, socket, ...)
-  kSandboxed,     // a system call filter of the host program's makes believe the call does not exist
-  kIo,            // anything else the kernel said; see errno
+  kSandboxed,  // a system call filter of the host program's makes believe the call does not exist
+  kIo,         // anything else the kernel said; see errno
 };
 
 template <typename T>

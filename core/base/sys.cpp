@@ -14,8 +14,15 @@
 namespace btd {
 
 void check_failed(const char* condition, const char* file, int line) {
-  Line().text("BUG: ").text(condition).text(" does not hold at ").text(file).text(":").number(static_cast<uint64_t>(line))
-      .text("; the process stops before the arena is harmed").write(LogLevel::kOff);
+  Line()
+      .text("BUG: ")
+      .text(condition)
+      .text(" does not hold at ")
+      .text(file)
+      .text(":")
+      .number(static_cast<uint64_t>(line))
+      .text("; the process stops before the arena is harmed")
+      .write(LogLevel::kOff);
   abort();
 }
 
@@ -55,11 +62,14 @@ int stat_of(int descriptor, struct stat* status) noexcept {
 int truncate(int descriptor, uint64_t size_bytes) noexcept {
   return static_cast<int>(call(SYS_ftruncate, descriptor, size_bytes));
 }
-int unlink(const char* path) noexcept { return static_cast<int>(call(SYS_unlinkat, AT_FDCWD, path, 0)); }
+int unlink(const char* path) noexcept {
+  return static_cast<int>(call(SYS_unlinkat, AT_FDCWD, path, 0));
+}
 int make_directory(const char* path, unsigned mode) noexcept {
   return static_cast<int>(call(SYS_mkdirat, AT_FDCWD, path, mode));
 }
-intptr_t map(void* address, size_t size_bytes, int protection, int flags, int descriptor, uint64_t offset) noexcept {
+intptr_t map(void* address, size_t size_bytes, int protection, int flags, int descriptor,
+             uint64_t offset) noexcept {
   return call(SYS_mmap, address, size_bytes, protection, flags, descriptor, offset);
 }
 int unmap(void* address, size_t size_bytes) noexcept {

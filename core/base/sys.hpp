@@ -1,4 +1,5 @@
-// System calls, raw: no cancellation point, no errno unless asked for, nothing that can call malloc.
+// System calls, raw: no cancellation point, no errno unless asked for, nothing that can call
+// malloc.
 #pragma once
 
 #include <sys/stat.h>
@@ -22,15 +23,18 @@ int unlink(const char* path) noexcept;
 int make_directory(const char* path, unsigned mode) noexcept;
 
 // Address or negative errno, as uintptr_t cast to intptr_t.
-intptr_t map(void* address, size_t size_bytes, int protection, int flags, int descriptor, uint64_t offset) noexcept;
+intptr_t map(void* address, size_t size_bytes, int protection, int flags, int descriptor,
+             uint64_t offset) noexcept;
 int unmap(void* address, size_t size_bytes) noexcept;
 int advise(void* address, size_t size_bytes, int advice) noexcept;
 int protect(void* address, size_t size_bytes, int protection) noexcept;
 
-// Reads a whole small file; returns the bytes read (the buffer is NUL-terminated), or a negative errno value.
+// Reads a whole small file; returns the bytes read (the buffer is NUL-terminated), or a negative
+// errno value.
 long read_file(const char* path, char* buffer, size_t buffer_bytes) noexcept;
 
-// Seconds since 1970; and seconds of a clock that only goes forward, from the vdso (no system call).
+// Seconds since 1970; and seconds of a clock that only goes forward, from the vdso (no system
+// call).
 uint64_t wall_clock_s() noexcept;
 uint64_t steady_clock_s() noexcept;
 

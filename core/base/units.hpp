@@ -12,8 +12,8 @@ inline constexpr size_t kGiB = size_t{1} << 30;
 
 inline constexpr size_t kCacheLineBytes = 64;
 
-// The unit of arena space.  16 KiB holds 256 blocks of 64 B, so that one frame header (64 B) and its
-// states (256 B) cost 1.95 % of it.
+// The unit of arena space.  16 KiB holds 256 blocks of 64 B, so that one frame header (64 B) and
+// its states (256 B) cost 1.95 % of it.
 inline constexpr unsigned kFrameShift = 14;
 inline constexpr size_t kFrameBytes = size_t{1} << kFrameShift;
 
@@ -26,9 +26,7 @@ constexpr uint64_t round_down(uint64_t value, uint64_t alignment) {
   return value & ~(alignment - 1);
 }
 
-constexpr bool is_power_of_two(uint64_t value) {
-  return value != 0 && (value & (value - 1)) == 0;
-}
+constexpr bool is_power_of_two(uint64_t value) { return value != 0 && (value & (value - 1)) == 0; }
 
 constexpr uint64_t divide_up(uint64_t value, uint64_t divisor) {
   return (value + divisor - 1) / divisor;

@@ -15,17 +15,19 @@ namespace {
 
 constexpr uint16_t kOrphanHeap = 1;
 constexpr uint32_t kHeapsMax = 65535;
-constexpr uint32_t kGrowFramesMax = 4096;      // 64 MiB: growth by an eighth stops being cheap beyond
-constexpr uint32_t kDecaySeconds = 10;         // as jemalloc's dirty_decay_ms: long enough for a phase to come back
+constexpr uint32_t kGrowFramesMax = 4096;  // 64 MiB: growth by an eighth stops being cheap beyond
+constexpr uint32_t kDecaySeconds =
+    10;  // as jemalloc's dirty_decay_ms: long enough for a phase to come back
 constexpr uint32_t kTickSeconds = 2;
-constexpr uint32_t kTickExtents = 64;          // bounds the stall of the thread that happens to tick
-constexpr uint32_t kSuperblockBatch = 372;     // backed at a time: 64 KiB of them
+constexpr uint32_t kTickExtents = 64;       // bounds the stall of the thread that happens to tick
+constexpr uint32_t kSuperblockBatch = 372;  // backed at a time: 64 KiB of them
 
 void* none() { return nullptr; }
 
 template <typename T>
 T* map_dram(size_t size_bytes, int protection) {
-  intptr_t got = sys::map(nullptr, size_bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  intptr_t got =
+      sys::map(nullptr, size_bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   return got < 0 ? nullptr : reinterpret_cast<T*>(got);
 }
 
@@ -39,7 +41,8 @@ bool back_table(T* table, uint64_t first, uint64_t count, uint64_t page_bytes) {
 
 }  // namespace
 
-// --- Life ---------------------------------------------------------------------------------------------------------------
+// --- Life
+// ---------------------------------------------------------------------------------------------------------------
 
 Error Arena::create(const Mapping& mapping, uint64_t capacity_bytes, bool keep_from_children) {
   ArenaHeader header{};
@@ -69,12 +72,15 @@ Error Arena::create(const Mapping& mapping, uint64_t capacity_bytes, bool keep_f
     header.lane_table_offset = region(kLaneTableBytes);
     header.site_table_offset = region(kSiteTableBytes);
     header.frame_header_offset = region((coarse + fine) * sizeof(FrameHeader));
-    header.coarse_state_offset = region(coarse * kCoarseStatesPerFrame + header.page_bytes) + kStateSkewBytes;
-    header.fine_state_offset = region(fine * kFineStatesPerFrame + header.page_bytes) + kStateSkewBytes;
+    header.coarse_state_offset =
+        region(coarse * kCoarseStatesPerFrame + header.page_bytes) + kStateSkewBytes;
+    header.fine_state_offset =
+        region(fine * kFineStatesPerFrame + header.page_bytes) + kStateSkewBytes;
     header.data_offset = region((coarse + fine) * kFrameBytes);
     header.file_bytes = round_up(at, kRegionAlignment);
     if (!is_device || header.file_bytes <= mapping.length_bytes()) break;
-    coarse = round_down(coarse - divide_up(coarse, 64), kGrowFrames);  // a device holds both zones in full
+    coarse = round_down(coarse - divide_up(coarse, 64),
+                        kGrowFrames);  // a device holds both zones in full
   }
 
   mapping_ = mapping;
@@ -95,22 +101,28 @@ Error Arena::create(const Mapping& mapping, uint64_t capacity_bytes, bool keep_f
     if (error != Error::kNone) return error;
     std::memset(mapping_.address(), 0, header.frame_header_offset);
   }
-  // Nothing is written yet: the opener's first update_header() sets the magic, and with it the arena begins to exist.
+  // Nothing is written yet: the opener's first update_header() sets the magic, and with it the
+  // arena begins to exist.
   header_ = header;
   return Error::kNone;
 }
 
 Error Arena::attach(const Mapping& mapping, const ArenaHeader& header, bool keep_from_children) {
   mapping_ = mapping;
-  if (Error error = mapping_.map(header.base_address, 0, keep_from_children); error != Error::kNone) return error;
+  if (Error error = mapping_.map(header.base_address, 0, keep_from_children); error != Error::kNone)
+    return error;
   if (Error error = prepare(mapping_, header); error != Error::kNone) return error;
-  if (Error error = mapping_.open_access(0, 2 * kArenaHeaderBytes); error != Error::kNone) return error;
+  if (Error error = mapping_.open_access(0, 2 * kArenaHeaderBytes); error != Error::kNone)
+    return error;
   header_ = header;
   for (Zone* zone : {&coarse_, &fine_}) {
     uint32_t grown = zone == &coarse_ ? header.coarse_frames_grown : header.fine_frames_grown;
     if (grown == 0) continue;
-    if (Error error = grow_metadata(*zone, zone->first_frame, grown); error != Error::kNone) return error;
-    if (Error error = mapping_.open_access(frame_offset(zone->first_frame), uint64_t{grown} * kFrameBytes); error != Error::kNone) {
+    if (Error error = grow_metadata(*zone, zone->first_frame, grown); error != Error::kNone)
+      return error;
+    if (Error error =
+            mapping_.open_access(frame_offset(zone->first_frame), uint64_t{grown} * kFrameBytes);
+        error != Error::kNone) {
       return error;
     }
     zone->frames_grown = grown;
@@ -124,7 +136,8 @@ Error Arena::prepare(const Mapping& mapping, const ArenaHeader& header) {
   page_bytes_ = header.page_bytes;
   data_offset_ = header.data_offset;
   capacity_frames_ = header.capacity_bytes / kFrameBytes;
-  if (mapping.backend() == Backend::kDevdax) capacity_frames_ = uint64_t{header.coarse_frame_count} + header.fine_frame_count;
+  if (mapping.backend() == Backend::kDevdax)
+    capacity_frames_ = uint64_t{header.coarse_frame_count} + header.fine_frame_count;
   data_bytes_ = (uint64_t{header.coarse_frame_count} + header.fine_frame_count) * kFrameBytes;
   coarse_.first_frame = 0;
   coarse_.frame_count = header.coarse_frame_count;
@@ -150,7 +163,8 @@ Error Arena::prepare(const Mapping& mapping, const ArenaHeader& header) {
   return Error::kNone;
 }
 
-// DRAM tables indexed by frame, reserved for the whole arena and backed as it grows (so that mlockall() locks only what is used).
+// DRAM tables indexed by frame, reserved for the whole arena and backed as it grows (so that
+// mlockall() locks only what is used).
 Error Arena::reserve_tables() {
   uint64_t frames = uint64_t{coarse_.frame_count} + fine_.frame_count;
   uint64_t bin_bytes = round_up(frames * sizeof(Bin*), page_bytes_);
@@ -179,7 +193,8 @@ void Arena::start() {
   is_open_ = true;
 }
 
-// Word by word from the first, the magic: a copy cut short in its making begins with it or is all zero.
+// Word by word from the first, the magic: a copy cut short in its making begins with it or is all
+// zero.
 void Arena::copy_header(int copy) {
   char* media = mapping_.address(static_cast<uint64_t>(copy) * kArenaHeaderBytes);
   for (size_t at = 0; at < sizeof(header_); at += sizeof(uint64_t)) {
@@ -191,7 +206,8 @@ void Arena::copy_header(int copy) {
 }
 
 void Arena::write_header() {
-  // 1. Copy A: if this is cut, copy B holds the header as it was, and nothing has used the change yet.
+  // 1. Copy A: if this is cut, copy B holds the header as it was, and nothing has used the change
+  // yet.
   // 2. Copy B: if this is cut, copy A is valid and has the higher sequence.
   header_.sequence++;
   header_.checksum = checksum_of(header_);
@@ -224,19 +240,22 @@ void Arena::adopt_superblock(uint32_t first_frame, uint32_t size_class) {
   superblock->is_scanned = false;
   superblock->free_count = 0;
   superblock->data = frame_address(first_frame);
-  superblock->states = zone_of(first_frame).first_frame == 0
-                           ? geometry_.coarse_states + uint64_t{first_frame} * kCoarseStatesPerFrame
-                           : geometry_.fine_states + uint64_t{first_frame - fine_.first_frame} * kFineStatesPerFrame;
+  superblock->states =
+      zone_of(first_frame).first_frame == 0
+          ? geometry_.coarse_states + uint64_t{first_frame} * kCoarseStatesPerFrame
+          : geometry_.fine_states + uint64_t{first_frame - fine_.first_frame} * kFineStatesPerFrame;
   set_owner(*superblock, kOrphanHeap);
   orphans_.add(*superblock);
 }
 
 void Arena::adopt_free(uint32_t first_frame, uint32_t frame_count) {
   Zone& zone = zone_of(first_frame);
-  zone.extents.give({first_frame, frame_count, false, false}, static_cast<uint32_t>(sys::steady_clock_s()));
+  zone.extents.give({first_frame, frame_count, false, false},
+                    static_cast<uint32_t>(sys::steady_clock_s()));
 }
 
-// --- Threads --------------------------------------------------------------------------------------------------------------
+// --- Threads
+// --------------------------------------------------------------------------------------------------------------
 
 Heap* Arena::acquire_heap() {
   LockGuard guard(orphans_.lock());
@@ -245,7 +264,8 @@ Heap* Arena::acquire_heap() {
     return heap;
   }
   if (heap_count_ == kHeapsMax) return nullptr;
-  auto* heap = map_dram<Heap>(sizeof(Heap) + total_bin_capacity() * sizeof(CachedBlock), PROT_READ | PROT_WRITE);
+  auto* heap = map_dram<Heap>(sizeof(Heap) + total_bin_capacity() * sizeof(CachedBlock),
+                              PROT_READ | PROT_WRITE);
   if (heap == nullptr) return nullptr;
   uint32_t id = ++heap_count_;
   heap->init(*this, static_cast<uint16_t>(id), tag_, reinterpret_cast<CachedBlock*>(heap + 1));
@@ -276,7 +296,8 @@ void Arena::release_heap(Heap& heap) {
   idle_heaps_ = &heap;
 }
 
-// --- Superblocks ----------------------------------------------------------------------------------------------------------
+// --- Superblocks
+// ----------------------------------------------------------------------------------------------------------
 
 // REQUIRES: the extent lock, or no other thread.
 Superblock* Arena::new_superblock() {
@@ -294,7 +315,8 @@ Superblock* Arena::new_superblock() {
   return &superblocks_[superblock_end_++];
 }
 
-// REQUIRES: the locks of the old and the new owner; the new owner's entries are read by its thread without a lock, but only after it got the superblock.
+// REQUIRES: the locks of the old and the new owner; the new owner's entries are read by its thread
+// without a lock, but only after it got the superblock.
 void Arena::set_owner(Superblock& superblock, uint16_t owner) {
   superblock.owner.store(owner, std::memory_order_relaxed);
   // Orphans' bins stay empty: nobody's free() takes the fast path to them.
@@ -349,13 +371,16 @@ Superblock* Arena::carve(size_t size_class) {
   superblock->first_frame = extent.first_frame;
   superblock->size_class = static_cast<uint8_t>(size_class);
   superblock->data = frame_address(extent.first_frame);
-  superblock->states = info.is_fine
-                           ? geometry_.fine_states + uint64_t{extent.first_frame - fine_.first_frame} * kFineStatesPerFrame
-                           : geometry_.coarse_states + uint64_t{extent.first_frame} * kCoarseStatesPerFrame;
+  superblock->states =
+      info.is_fine ? geometry_.fine_states +
+                         uint64_t{extent.first_frame - fine_.first_frame} * kFineStatesPerFrame
+                   : geometry_.coarse_states + uint64_t{extent.first_frame} * kCoarseStatesPerFrame;
   for (uint64_t& word : superblock->free_bits) word = 0;
   superblock->mark_all_free();
-  // The states are all 0: so they were when the file grew, and so they are when a superblock is retired.
-  publish_head(extent.first_frame, ExtentKind::kSuperblock, static_cast<uint8_t>(size_class), info.frame_count);
+  // The states are all 0: so they were when the file grew, and so they are when a superblock is
+  // retired.
+  publish_head(extent.first_frame, ExtentKind::kSuperblock, static_cast<uint8_t>(size_class),
+               info.frame_count);
   return superblock;
 }
 
@@ -398,11 +423,13 @@ void Arena::give_remote(void* const* blocks, uint32_t count) {
   if (locked != nullptr) locked->lock().unlock();
 }
 
-// --- Extents --------------------------------------------------------------------------------------------------------------
+// --- Extents
+// --------------------------------------------------------------------------------------------------------------
 
 FreeExtent Arena::take_frames(Zone& zone, uint32_t frame_count, size_t alignment, bool touches) {
   auto alignment_frames = static_cast<uint32_t>(max<uint64_t>(alignment >> kFrameShift, 1));
-  auto origin = static_cast<uint32_t>(-(geometry_.coarse_base >> kFrameShift) & (alignment_frames - 1));
+  auto origin =
+      static_cast<uint32_t>(-(geometry_.coarse_base >> kFrameShift) & (alignment_frames - 1));
   FreeExtent extent = zone.extents.take(frame_count, alignment_frames, origin);
   if (!extent.exists()) {
     uint64_t wanted = uint64_t{frame_count} + alignment_frames - 1;
@@ -411,7 +438,8 @@ FreeExtent Arena::take_frames(Zone& zone, uint32_t frame_count, size_t alignment
   }
   if (extent.exists() && !extent.is_backed) {
     uint64_t size_bytes = uint64_t{frame_count} * kFrameBytes;
-    if (mapping_.allocate_resident(frame_offset(extent.first_frame), size_bytes, touches ? size_bytes : 0) != Error::kNone) {
+    if (mapping_.allocate_resident(frame_offset(extent.first_frame), size_bytes,
+                                   touches ? size_bytes : 0) != Error::kNone) {
       zone.extents.give(extent, static_cast<uint32_t>(sys::steady_clock_s()));
       return {};
     }
@@ -425,13 +453,18 @@ bool Arena::grow(Zone& zone, uint32_t frames_wanted, bool touches) {
   auto now_s = static_cast<uint32_t>(sys::steady_clock_s());
   if (now_s < next_growth_s_) return false;
   uint32_t missing = frames_wanted - min(frames_wanted, zone.extents.free_tail());
-  uint64_t left = min<uint64_t>(zone.frame_count - zone.frames_grown,
-                                capacity_frames_ - min<uint64_t>(capacity_frames_, coarse_.frames_grown + fine_.frames_grown));
-  // The free tail may be of another kind (not backed), which does not join: then all of it must come fresh.
+  uint64_t left =
+      min<uint64_t>(zone.frame_count - zone.frames_grown,
+                    capacity_frames_ -
+                        min<uint64_t>(capacity_frames_, coarse_.frames_grown + fine_.frames_grown));
+  // The free tail may be of another kind (not backed), which does not join: then all of it must
+  // come fresh.
   for (uint32_t least : {missing, frames_wanted}) {
     least = static_cast<uint32_t>(round_up(max(least, 1u), kGrowFrames));
     if (least > left) return false;
-    uint32_t step = max(least, min(kGrowFramesMax, static_cast<uint32_t>(round_up(zone.frames_grown / 8, kGrowFrames))));
+    uint32_t step = max(
+        least,
+        min(kGrowFramesMax, static_cast<uint32_t>(round_up(zone.frames_grown / 8, kGrowFrames))));
     step = static_cast<uint32_t>(min<uint64_t>(step, round_down(left, kGrowFrames)));
     bool is_grown = false;
     for (uint32_t count : {step, least}) {
@@ -440,8 +473,11 @@ bool Arena::grow(Zone& zone, uint32_t frames_wanted, bool touches) {
       uint64_t size_bytes = uint64_t{count} * kFrameBytes;
       uint64_t resident_bytes = touches ? uint64_t{least} * kFrameBytes : 0;
       if (mapping_.open_access(frame_offset(first), size_bytes) != Error::kNone) continue;
-      if (mapping_.allocate_resident(frame_offset(first), size_bytes, resident_bytes) != Error::kNone) continue;
-      std::atomic_ref(zone.frames_grown).store(zone.frames_grown + count, std::memory_order_relaxed);
+      if (mapping_.allocate_resident(frame_offset(first), size_bytes, resident_bytes) !=
+          Error::kNone)
+        continue;
+      std::atomic_ref(zone.frames_grown)
+          .store(zone.frames_grown + count, std::memory_order_relaxed);
       if (is_open_) show_grown();
       update_header([&](ArenaHeader& header) {
         header.coarse_frames_grown = coarse_.frames_grown;
@@ -449,7 +485,8 @@ bool Arena::grow(Zone& zone, uint32_t frames_wanted, bool touches) {
       });
       zone.extents.extend(count);
       bool is_zero = mapping_.backend() != Backend::kDevdax;
-      zone.extents.give({first, count, true, is_zero}, static_cast<uint32_t>(sys::steady_clock_s()));
+      zone.extents.give({first, count, true, is_zero},
+                        static_cast<uint32_t>(sys::steady_clock_s()));
       is_grown = true;
       break;
     }
@@ -465,7 +502,9 @@ bool Arena::grow(Zone& zone, uint32_t frames_wanted, bool touches) {
 
 // Who frees a block in a frame got it from a thread that saw this before.
 void Arena::show_grown() {
-  auto show = [](uint64_t& granules, uint64_t value) { std::atomic_ref(granules).store(value, std::memory_order_relaxed); };
+  auto show = [](uint64_t& granules, uint64_t value) {
+    std::atomic_ref(granules).store(value, std::memory_order_relaxed);
+  };
   show(geometry_.coarse_granules, uint64_t{coarse_.frames_grown} * kCoarseStatesPerFrame);
   show(geometry_.fine_granules, uint64_t{fine_.frames_grown} * kFineStatesPerFrame);
 }
@@ -476,7 +515,8 @@ Error Arena::grow_metadata(Zone& zone, uint32_t first, uint32_t count) {
   if (!back_table(superblock_indices_, first, count, page_bytes_)) return Error::kNoMemory;
   if (!back_table(nodes_, first, count, page_bytes_)) return Error::kNoMemory;
   bool is_fine = &zone == &fine_;
-  uint64_t header_offset = static_cast<uint64_t>(reinterpret_cast<char*>(frame_header(first)) - mapping_.address());
+  uint64_t header_offset =
+      static_cast<uint64_t>(reinterpret_cast<char*>(frame_header(first)) - mapping_.address());
   uint32_t states_per_frame = is_fine ? kFineStatesPerFrame : kCoarseStatesPerFrame;
   uint8_t* states = (is_fine ? geometry_.fine_states : geometry_.coarse_states) +
                     uint64_t{first - zone.first_frame} * states_per_frame;
@@ -485,7 +525,8 @@ Error Arena::grow_metadata(Zone& zone, uint32_t first, uint32_t count) {
   uint64_t state_bytes = uint64_t{count} * states_per_frame;
   if (Error error = mapping_.grow(header_offset, header_bytes); error != Error::kNone) return error;
   if (Error error = mapping_.grow(state_offset, state_bytes); error != Error::kNone) return error;
-  if (mapping_.backend() == Backend::kDevdax && first >= zone.first_frame + zone.frames_grown && is_open_) {
+  if (mapping_.backend() == Backend::kDevdax && first >= zone.first_frame + zone.frames_grown &&
+      is_open_) {
     std::memset(static_cast<void*>(frame_header(first)), 0, header_bytes);
     std::memset(states, 0, state_bytes);
   }
@@ -493,7 +534,9 @@ Error Arena::grow_metadata(Zone& zone, uint32_t first, uint32_t count) {
 }
 
 void Arena::give_frames(uint32_t first_frame, uint32_t frame_count, bool is_zero) {
-  zone_of(first_frame).extents.give({first_frame, frame_count, true, is_zero}, static_cast<uint32_t>(sys::steady_clock_s()));
+  zone_of(first_frame)
+      .extents.give({first_frame, frame_count, true, is_zero},
+                    static_cast<uint32_t>(sys::steady_clock_s()));
 }
 
 void Arena::tick() {
@@ -517,7 +560,8 @@ bool Arena::give_back_locked(uint32_t age_s, uint32_t extents_max) {
     for (uint32_t i = 0; i < extents_max; i++) {
       FreeExtent extent = zone->extents.take_stale(now_s - age_s);
       if (!extent.exists()) break;
-      can_give_back_ = mapping_.give_back(frame_offset(extent.first_frame), uint64_t{extent.frame_count} * kFrameBytes);
+      can_give_back_ = mapping_.give_back(frame_offset(extent.first_frame),
+                                          uint64_t{extent.frame_count} * kFrameBytes);
       if (can_give_back_) extent.is_backed = false, extent.is_zero = true;
       zone->extents.give(extent, now_s);
       if (!can_give_back_) return is_any;
@@ -527,7 +571,8 @@ bool Arena::give_back_locked(uint32_t age_s, uint32_t extents_max) {
   return is_any;
 }
 
-// Takes an extent on media.  What recovery sees: before the last store a free frame with some words that mean nothing; after it the whole head.
+// Takes an extent on media.  What recovery sees: before the last store a free frame with some words
+// that mean nothing; after it the whole head.
 void Arena::publish_head(uint32_t frame, ExtentKind kind, uint8_t detail, uint32_t frame_count) {
   FrameHeader* media = frame_header(frame);
   // 1. The body, while the descriptor is 0.
@@ -535,7 +580,8 @@ void Arena::publish_head(uint32_t frame, ExtentKind kind, uint8_t detail, uint32
   body.epoch = header().epoch;
   body.file_frame = media->file_frame;
   body.checksum = checksum_of(body);
-  std::memcpy(reinterpret_cast<char*>(media) + sizeof(Descriptor), reinterpret_cast<char*>(&body) + sizeof(Descriptor),
+  std::memcpy(reinterpret_cast<char*>(media) + sizeof(Descriptor),
+              reinterpret_cast<char*>(&body) + sizeof(Descriptor),
               sizeof(body) - sizeof(Descriptor));
   persist_->persist(media, sizeof(*media));
   // 2. The descriptor.
@@ -545,7 +591,8 @@ void Arena::publish_head(uint32_t frame, ExtentKind kind, uint8_t detail, uint32
   persist_->persist(&media->descriptor, sizeof(descriptor));
 }
 
-// --- Blocks ---------------------------------------------------------------------------------------------------------------
+// --- Blocks
+// ---------------------------------------------------------------------------------------------------------------
 
 void* Arena::allocate_small(ThreadCache& cache, size_t size_bytes) {
   size_t size_class = size_class_of(size_bytes);
@@ -564,12 +611,14 @@ void* Arena::allocate_small(ThreadCache& cache, size_t size_bytes) {
 Arena::LargeShape Arena::shape_of(size_t size_bytes) const {
   uint64_t block_bytes = round_up(max<size_t>(size_bytes, 1), page_bytes_);
   auto frames = static_cast<uint32_t>(divide_up(block_bytes, kFrameBytes));
-  return {frames, static_cast<uint8_t>((uint64_t{frames} * kFrameBytes - block_bytes) / page_bytes_)};
+  return {frames,
+          static_cast<uint8_t>((uint64_t{frames} * kFrameBytes - block_bytes) / page_bytes_)};
 }
 
 // One store gives a large block its length, old or new.
 void Arena::publish_shape(uint32_t frame, LargeShape shape) {
-  Descriptor descriptor{static_cast<uint8_t>(ExtentKind::kLarge), shape.tail_pages, 0, shape.frame_count};
+  Descriptor descriptor{static_cast<uint8_t>(ExtentKind::kLarge), shape.tail_pages, 0,
+                        shape.frame_count};
   descriptor.check = descriptor_check(descriptor);
   publish(&frame_header(frame)->descriptor, descriptor);
   persist_->persist(&frame_header(frame)->descriptor, sizeof(descriptor));
@@ -581,7 +630,8 @@ void Arena::commit_large(uint32_t frame) {
   persist_->persist(&frame_header(frame)->state, sizeof(uint16_t));
 }
 
-void* Arena::allocate_large(size_t size_bytes, size_t alignment, bool* is_zero, ThreadCache* cache) {
+void* Arena::allocate_large(size_t size_bytes, size_t alignment, bool* is_zero,
+                            ThreadCache* cache) {
   if (size_bytes > data_bytes_ || alignment > data_bytes_) return nullptr;
   LargeShape shape = shape_of(size_bytes);
   do {
@@ -612,7 +662,8 @@ void* Arena::allocate_warm(ThreadCache& cache, size_t size_bytes) {
   LargeShape shape = shape_of(size_bytes);
   WarmExtent extent = cache.warm().take(shape.frame_count);
   if (extent.frame_count == 0) return nullptr;
-  if (frame_header(extent.first_frame)->descriptor.detail != shape.tail_pages) publish_shape(extent.first_frame, shape);
+  if (frame_header(extent.first_frame)->descriptor.detail != shape.tail_pages)
+    publish_shape(extent.first_frame, shape);
   commit_large(extent.first_frame);
   return frame_address(extent.first_frame);
 }
@@ -620,15 +671,19 @@ void* Arena::allocate_warm(ThreadCache& cache, size_t size_bytes) {
 void* Arena::allocate(ThreadCache& cache, size_t size_bytes, size_t alignment, bool* is_zero) {
   if (is_zero != nullptr) *is_zero = false;
   if (size_bytes <= kSmallBytesMax && alignment <= kFrameBytes) {
-    // Slots of a superblock start at a frame: one whose size is a multiple of the alignment is aligned.
-    size_t rounded = alignment <= kQuantumBytes ? size_bytes : round_up(max<size_t>(size_bytes, 1), alignment);
-    while (rounded <= kSmallBytesMax && kSizeClasses[size_class_of(rounded)].slot_bytes % alignment != 0) {
+    // Slots of a superblock start at a frame: one whose size is a multiple of the alignment is
+    // aligned.
+    size_t rounded =
+        alignment <= kQuantumBytes ? size_bytes : round_up(max<size_t>(size_bytes, 1), alignment);
+    while (rounded <= kSmallBytesMax &&
+           kSizeClasses[size_class_of(rounded)].slot_bytes % alignment != 0) {
       rounded = kSizeClasses[size_class_of(rounded)].slot_bytes + 1;
       rounded = round_up(rounded, alignment);
     }
     if (rounded <= kSmallBytesMax) {
       void* block = cache.allocate(rounded, [&] { return allocate_small(cache, rounded); });
-      if (block == nullptr || (reinterpret_cast<uintptr_t>(block) & (alignment - 1)) == 0) return block;
+      if (block == nullptr || (reinterpret_cast<uintptr_t>(block) & (alignment - 1)) == 0)
+        return block;
       free(cache, block);  // a coarse slot in place of a fine one, less aligned
     }
   }
@@ -641,15 +696,19 @@ void* Arena::allocate(ThreadCache& cache, size_t size_bytes, size_t alignment, b
 Verdict Arena::free(ThreadCache& cache, void* pointer) {
   uint32_t frame = frame_of(pointer);
   Zone& zone = zone_of(frame);
-  if (frame - zone.first_frame >= std::atomic_ref(zone.frames_grown).load(std::memory_order_relaxed)) return Verdict::kNoBlock;
+  if (frame - zone.first_frame >=
+      std::atomic_ref(zone.frames_grown).load(std::memory_order_relaxed))
+    return Verdict::kNoBlock;
   if (*superblock_index(frame) == kLargeBlock) return free_large(&cache, pointer, frame);
   Superblock* superblock = superblock_of(pointer);
   if (superblock == nullptr) return look_up(pointer);
   uint32_t slot = superblock->slot_of(pointer);
-  if (superblock->block(slot) != pointer || slot >= superblock->info().slot_count) return Verdict::kMiddle;
+  if (superblock->block(slot) != pointer || slot >= superblock->info().slot_count)
+    return Verdict::kMiddle;
   uint8_t* state = superblock->state(slot);
   if (!is_live(*state)) return Verdict::kNotLive;
-  if (superblock->owner.load(std::memory_order_relaxed) == kOrphanHeap) return free_orphan(*superblock, slot);
+  if (superblock->owner.load(std::memory_order_relaxed) == kOrphanHeap)
+    return free_orphan(*superblock, slot);
   std::atomic_ref(*state).store(kStateFree, std::memory_order_relaxed);  // the commit
   persist_->persist(state, 1);
   if (superblock->owner.load(std::memory_order_relaxed) == cache.heap()->id()) {
@@ -660,7 +719,8 @@ Verdict Arena::free(ThreadCache& cache, void* pointer) {
   return Verdict::kGood;
 }
 
-// A block of an orphan goes home at once, its state and its bit under one lock: a scan between the two would count it twice.
+// A block of an orphan goes home at once, its state and its bit under one lock: a scan between the
+// two would count it twice.
 Verdict Arena::free_orphan(Superblock& superblock, uint32_t slot) {
   Heap* owner = lock_owner(superblock);
   if (owner == nullptr) return Verdict::kNotLive;
@@ -713,22 +773,26 @@ Verdict Arena::look_up(const void* pointer) const {
   if (*superblock_index(frame) == kLargeBlock) {
     if (pointer != frame_address(frame)) return Verdict::kMiddle;
     uint16_t state = frame_header(frame)->state;
-    return is_live(tag_of_large_state(state)) && is_large_state_valid(state) ? Verdict::kGood : Verdict::kNotLive;
+    return is_live(tag_of_large_state(state)) && is_large_state_valid(state) ? Verdict::kGood
+                                                                             : Verdict::kNotLive;
   }
   if (const Superblock* superblock = superblock_of(pointer)) {
     uint32_t slot = superblock->slot_of(pointer);
-    if (superblock->block(slot) != pointer || slot >= superblock->info().slot_count) return Verdict::kMiddle;
+    if (superblock->block(slot) != pointer || slot >= superblock->info().slot_count)
+      return Verdict::kMiddle;
     uint8_t state = *superblock->state(slot);
     return is_live(state) ? Verdict::kGood : Verdict::kNotLive;
   }
-  // A frame inside a large block has no entry: look for the head before it.  Only misuse comes here, so the walk may take its time.
+  // A frame inside a large block has no entry: look for the head before it.  Only misuse comes
+  // here, so the walk may take its time.
   for (uint32_t head = frame; head-- > zone.first_frame;) {
     if (*superblock_index(head) == 0) continue;
     if (*superblock_index(head) != kLargeBlock) break;
     Descriptor descriptor = frame_header(head)->descriptor;
     return frame - head < descriptor.frame_count ? Verdict::kMiddle : Verdict::kNoBlock;
   }
-  // A large block's head that is free now has no entry any more; the pointer may well have been one.
+  // A large block's head that is free now has no entry any more; the pointer may well have been
+  // one.
   return pointer == frame_address(frame) ? Verdict::kNotLive : Verdict::kNoBlock;
 }
 
@@ -743,21 +807,27 @@ bool Arena::resize_in_place(void* pointer, size_t size_bytes) {
   if (superblock_of(pointer) != nullptr) {
     size_t slot_bytes = superblock_of(pointer)->info().slot_bytes;
     // Down to half a slot a move would gain less than it costs.
-    return size_bytes <= slot_bytes && (size_bytes >= slot_bytes / 2 || slot_bytes <= 4 * kQuantumBytes);
+    return size_bytes <= slot_bytes &&
+           (size_bytes >= slot_bytes / 2 || slot_bytes <= 4 * kQuantumBytes);
   }
   if (size_bytes <= kSmallBytesMax || size_bytes > data_bytes_) return false;
   uint32_t frame = frame_of(pointer);
   LargeShape shape = shape_of(size_bytes);
   LockGuard guard(extent_lock_);
   uint32_t frames_now = frame_header(frame)->descriptor.frame_count;
-  if (shape.frame_count > frames_now && !take_after(frame + frames_now, shape.frame_count - frames_now)) return false;
-  // One store resizes the extent.  Frames added were free until now, frames cut off are free from now on: none has a descriptor of its own.
+  if (shape.frame_count > frames_now &&
+      !take_after(frame + frames_now, shape.frame_count - frames_now))
+    return false;
+  // One store resizes the extent.  Frames added were free until now, frames cut off are free from
+  // now on: none has a descriptor of its own.
   publish_shape(frame, shape);
-  if (shape.frame_count < frames_now) give_frames(frame + shape.frame_count, frames_now - shape.frame_count, false);
+  if (shape.frame_count < frames_now)
+    give_frames(frame + shape.frame_count, frames_now - shape.frame_count, false);
   return true;
 }
 
-// Takes [first_frame, + frame_count) of the coarse zone, if free; at the zone's end the zone grows for it.
+// Takes [first_frame, + frame_count) of the coarse zone, if free; at the zone's end the zone grows
+// for it.
 bool Arena::take_after(uint32_t first_frame, uint32_t frame_count) {
   FreeExtent more = coarse_.extents.take_at(first_frame, frame_count);
   if (!more.exists() && first_frame + coarse_.extents.free_tail() == coarse_.frames_grown) {
@@ -765,7 +835,9 @@ bool Arena::take_after(uint32_t first_frame, uint32_t frame_count) {
     more = coarse_.extents.take_at(first_frame, frame_count);
   }
   if (!more.exists()) return false;
-  if (more.is_backed || mapping_.allocate(frame_offset(first_frame), uint64_t{frame_count} * kFrameBytes) == Error::kNone) return true;
+  if (more.is_backed || mapping_.allocate(frame_offset(first_frame),
+                                          uint64_t{frame_count} * kFrameBytes) == Error::kNone)
+    return true;
   coarse_.extents.give(more, static_cast<uint32_t>(sys::steady_clock_s()));
   return false;
 }

@@ -1,10 +1,12 @@
 // An open arena: its file, its zones of frames, its superblocks and large blocks.
 //
-// What media holds is truth; all the rest here is DRAM and rebuilt at open.  A block is live exactly when its state says so: one store commits
-// malloc, one store commits free, one 8-byte store of a descriptor takes, resizes or gives back an extent.
+// What media holds is truth; all the rest here is DRAM and rebuilt at open.  A block is live
+// exactly when its state says so: one store commits malloc, one store commits free, one 8-byte
+// store of a descriptor takes, resizes or gives back an extent.
 //
 // What a crash leaves, between any two stores:
-//   - a header update: two copies, one after the other; the valid one with the higher sequence counts, and nothing relies on an update before both are
+//   - a header update: two copies, one after the other; the valid one with the higher sequence
+//   counts, and nothing relies on an update before both are
 //     written.
 //   - grown space that the header does not know of yet: it is grown again, and was never used.
 //   - an extent with a descriptor, no live block in it: recovery gives it back.
@@ -31,9 +33,9 @@ namespace btd {
 // What free() and realloc() found.
 enum class Verdict : uint8_t {
   kGood,
-  kNotLive,     // in a slot or large block of ours that is free: a double free, or never allocated
-  kMiddle,      // inside a block, not at its start
-  kNoBlock,     // in the arena, where no block is
+  kNotLive,  // in a slot or large block of ours that is free: a double free, or never allocated
+  kMiddle,   // inside a block, not at its start
+  kNoBlock,  // in the arena, where no block is
 };
 
 struct Usage {
@@ -41,8 +43,8 @@ struct Usage {
   uint64_t live_blocks;
   uint64_t live_large_bytes;
   uint64_t live_large_blocks;
-  uint64_t grown_bytes;   // data frames backed at some time
-  uint64_t free_bytes;    // of those, in free extents
+  uint64_t grown_bytes;  // data frames backed at some time
+  uint64_t free_bytes;   // of those, in free extents
 };
 
 // One zone of frames.
@@ -55,13 +57,15 @@ struct Zone {
 
 class Arena {
  public:
-  // --- Life ------------------------------------------------------------------------------------------------------------
+  // --- Life
+  // ------------------------------------------------------------------------------------------------------------
 
-  // Makes a new arena in a file that holds nothing.  ERRORS: kNoSpace, kNoMemory: try a smaller capacity.
+  // Makes a new arena in a file that holds nothing.  ERRORS: kNoSpace, kNoMemory: try a smaller
+  // capacity.
   Error create(const Mapping& mapping, uint64_t capacity_bytes, bool keep_from_children = false);
 
-  // Maps an arena whose header has been checked.  Nothing is known of its frames until recovery says it.
-  // ERRORS: kAddressTaken, kNoMemory, kNoSpace.
+  // Maps an arena whose header has been checked.  Nothing is known of its frames until recovery
+  // says it. ERRORS: kAddressTaken, kNoMemory, kNoSpace.
   Error attach(const Mapping& mapping, const ArenaHeader& header, bool keep_from_children = false);
 
   // From recovery, for each extent in use and each run of free frames.  REQUIRES: no other thread.
@@ -70,18 +74,21 @@ class Arena {
   void adopt_free(uint32_t first_frame, uint32_t frame_count);
   // There may be survivors; if not, the first look will tell.
   void note_survivors() { may_have_survivors_ = true; }
-  // If the epochs of live blocks may span more than `span_max`, gives up the oldest until they span `span_kept` (or keeps their blocks for ever,
-  // where survivors must not be reclaimed), so that no tag comes round while it is in use.
+  // If the epochs of live blocks may span more than `span_max`, gives up the oldest until they span
+  // `span_kept` (or keeps their blocks for ever, where survivors must not be reclaimed), so that no
+  // tag comes round while it is in use.
   void retire_epochs(uint64_t span_max, uint64_t span_kept);
 
-  // Changes the header by fill(ArenaHeader&) and writes both copies.  REQUIRES: the extent lock, or no other thread.
+  // Changes the header by fill(ArenaHeader&) and writes both copies.  REQUIRES: the extent lock, or
+  // no other thread.
   template <typename Fill>
   void update_header(Fill fill) {
     fill(header_);
     write_header();
   }
 
-  // From recovery: makes copy B of the header equal to copy A, which is in force.  REQUIRES: attached, and not updated yet.
+  // From recovery: makes copy B of the header equal to copy A, which is in force.  REQUIRES:
+  // attached, and not updated yet.
   void mend_header_copy();
 
   // First of all.
@@ -98,26 +105,29 @@ class Arena {
   // Unmaps everything.  REQUIRES: no other thread uses the arena.
   void close();
 
-  // --- Threads ---------------------------------------------------------------------------------------------------------
+  // --- Threads
+  // ---------------------------------------------------------------------------------------------------------
 
   // A heap for the calling thread; nullptr: the kernel refuses DRAM.
   Heap* acquire_heap();
   // Flushes the cache and hands the superblocks to the orphan heap.
   void release_heap(Heap& heap);
 
-  // --- Blocks ----------------------------------------------------------------------------------------------------------
+  // --- Blocks
+  // ----------------------------------------------------------------------------------------------------------
 
   bool contains(const void* pointer) const {
     return reinterpret_cast<uintptr_t>(pointer) - geometry_.coarse_base < data_bytes_;
   }
 
-  // A small block when the bin is empty: refills it, or another class's when the zone is full.  nullptr: the arena is full.
-  // REQUIRES: size_bytes <= kSmallBytesMax.
+  // A small block when the bin is empty: refills it, or another class's when the zone is full.
+  // nullptr: the arena is full. REQUIRES: size_bytes <= kSmallBytesMax.
   void* allocate_small(ThreadCache& cache, size_t size_bytes);
 
-  // A run of frames.  *is_zero tells whether all its bytes are zero.  nullptr: the arena is full.  `cache`: what it keeps warm is given up first.
-  // REQUIRES: alignment is a power of two.
-  void* allocate_large(size_t size_bytes, size_t alignment, bool* is_zero, ThreadCache* cache = nullptr);
+  // A run of frames.  *is_zero tells whether all its bytes are zero.  nullptr: the arena is full.
+  // `cache`: what it keeps warm is given up first. REQUIRES: alignment is a power of two.
+  void* allocate_large(size_t size_bytes, size_t alignment, bool* is_zero,
+                       ThreadCache* cache = nullptr);
 
   // Any size and alignment; *is_zero may be nullptr.
   void* allocate(ThreadCache& cache, size_t size_bytes, size_t alignment, bool* is_zero);
@@ -132,9 +142,11 @@ class Arena {
   // Makes the block hold size_bytes where it is.  False: it cannot; the block is as it was.
   bool resize_in_place(void* pointer, size_t size_bytes);
 
-  // --- Memory ----------------------------------------------------------------------------------------------------------
+  // --- Memory
+  // ----------------------------------------------------------------------------------------------------------
 
-  // Returns the memory of free extents to the file system: those free for at least `age_s`.  True if any was.
+  // Returns the memory of free extents to the file system: those free for at least `age_s`.  True
+  // if any was.
   bool give_back(uint32_t age_s);
 
   Usage usage();
@@ -144,16 +156,19 @@ class Arena {
   uint8_t tag() const { return tag_; }
   const char* path() const { return mapping_.path(); }
 
-  // --- Fork (core/heap/snapshot.cpp) ---------------------------------------------------------------------------------------
+  // --- Fork (core/heap/snapshot.cpp)
+  // ---------------------------------------------------------------------------------------
 
-  // Around fork(): a private copy of every live frame is made before, and takes the arena's place in the child.
+  // Around fork(): a private copy of every live frame is made before, and takes the arena's place
+  // in the child.
   void fork_prepare();
   void fork_parent();
   void fork_child();
   // In the child: frees a block of the snapshot.
   Verdict free_inherited(void* pointer);
 
-  // --- For the heap and its caches ------------------------------------------------------------------------------------------
+  // --- For the heap and its caches
+  // ------------------------------------------------------------------------------------------
 
   // Gives `heap` a superblock with free slots: an orphan, else a fresh one.  False: no space.
   bool provide(size_t size_class, Heap& heap);
@@ -191,20 +206,25 @@ class Arena {
   void release_tables();
 
   FrameHeader* frame_header(uint32_t frame) const { return frame_headers_ + frame; }
-  // Of the frame: index into superblocks_ + 1; 0: none; kLargeBlock: the first frame of a large block.
+  // Of the frame: index into superblocks_ + 1; 0: none; kLargeBlock: the first frame of a large
+  // block.
   uint32_t* superblock_index(uint32_t frame) const { return superblock_indices_ + frame; }
   static constexpr uint32_t kLargeBlock = 0xFFFFFFFF;
   uint32_t frame_of(const void* pointer) const {
-    return static_cast<uint32_t>((reinterpret_cast<uintptr_t>(pointer) - geometry_.coarse_base) >> kFrameShift);
+    return static_cast<uint32_t>((reinterpret_cast<uintptr_t>(pointer) - geometry_.coarse_base) >>
+                                 kFrameShift);
   }
   char* frame_address(uint32_t frame) const {
     return reinterpret_cast<char*>(geometry_.coarse_base) + (uint64_t{frame} << kFrameShift);
   }
-  uint64_t frame_offset(uint32_t frame) const { return data_offset_ + (uint64_t{frame} << kFrameShift); }
+  uint64_t frame_offset(uint32_t frame) const {
+    return data_offset_ + (uint64_t{frame} << kFrameShift);
+  }
   Zone& zone_of(uint32_t frame) { return frame < fine_.first_frame ? coarse_ : fine_; }
 
   // REQUIRES: the extent lock.
-  // `touches`: the caller will write to all of it soon; otherwise fresh frames are allocated, but left unmapped until they are touched.
+  // `touches`: the caller will write to all of it soon; otherwise fresh frames are allocated, but
+  // left unmapped until they are touched.
   FreeExtent take_frames(Zone& zone, uint32_t frame_count, size_t alignment, bool touches);
   bool grow(Zone& zone, uint32_t frames_wanted, bool touches);
   bool take_after(uint32_t first_frame, uint32_t frame_count);
@@ -234,8 +254,8 @@ class Arena {
   void give_home(void* block);
   Heap* lock_owner(Superblock& superblock);
 
-  // Memory pressure (core/heap/pressure.cpp): retires empty recovered superblocks, then the blocks of the oldest epoch.  True: try again.
-  // The caller's own warm extents go first.
+  // Memory pressure (core/heap/pressure.cpp): retires empty recovered superblocks, then the blocks
+  // of the oldest epoch.  True: try again. The caller's own warm extents go first.
   bool relieve(ThreadCache* cache);
   bool join_extents();
   bool scan_orphans();
@@ -244,7 +264,8 @@ class Arena {
     bool has_kept;
   };
   Survivors survivors();
-  // What becomes of the blocks with a tag: free and ready for use; free, but left where they are; kept for ever.
+  // What becomes of the blocks with a tag: free and ready for use; free, but left where they are;
+  // kept for ever.
   enum class Retag : uint8_t { kReclaim, kAbandon, kKeep };
   Reclaimed retag(uint8_t tag, Retag what);
   template <typename Visit>
@@ -283,11 +304,11 @@ class Arena {
   ArenaHeader header_{};  // what both copies on media say
   Zone coarse_{};
   Zone fine_{};
-  uint32_t superblock_end_ = 0;          // of the used part of superblocks_
+  uint32_t superblock_end_ = 0;  // of the used part of superblocks_
   uint32_t superblocks_backed_ = 0;
-  uint32_t spare_superblock_ = 0;        // index + 1 of the first unused one; linked by reserved_b
+  uint32_t spare_superblock_ = 0;  // index + 1 of the first unused one; linked by reserved_b
   uint32_t next_tick_s_ = 0;
-  uint32_t next_growth_s_ = 0;           // the file system refused; do not ask again before
+  uint32_t next_growth_s_ = 0;  // the file system refused; do not ask again before
   bool can_give_back_ = true;
   PrivateRange snapshot_[kPrivateRanges] = {};
 
@@ -299,7 +320,7 @@ class Arena {
   // The orphan heap and its lock; the list of idle heaps and the count of all.
   Heap orphans_;
   Heap* idle_heaps_ = nullptr;
-  Heap** heaps_ = nullptr;               // by id; written under the orphan heap's lock, read without
+  Heap** heaps_ = nullptr;  // by id; written under the orphan heap's lock, read without
   uint32_t heap_count_ = 0;
 };
 

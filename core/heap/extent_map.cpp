@@ -8,7 +8,8 @@
 namespace btd {
 namespace {
 
-// How many extents of the request's own list are tried before the next list, whose every extent fits.
+// How many extents of the request's own list are tried before the next list, whose every extent
+// fits.
 constexpr int kOwnListTries = 8;
 
 }  // namespace
@@ -81,7 +82,8 @@ FreeExtent ExtentMap::cut(uint32_t first, uint32_t skipped_frames, uint32_t fram
   return {first + skipped_frames, frame_count, (flags & kIsBacked) != 0, (flags & kIsZero) != 0};
 }
 
-FreeExtent ExtentMap::take(uint32_t frame_count, uint32_t frame_alignment, uint32_t alignment_origin) noexcept {
+FreeExtent ExtentMap::take(uint32_t frame_count, uint32_t frame_alignment,
+                           uint32_t alignment_origin) noexcept {
   uint64_t asked = uint64_t{frame_count} + frame_alignment - 1;
   if (asked > free_frames_) return {};
   uint32_t first = find(static_cast<uint32_t>(asked));
@@ -105,7 +107,8 @@ void ExtentMap::give(FreeExtent extent, uint32_t now_s) noexcept {
   uint32_t flags = (extent.is_backed ? kIsBacked : 0) | (extent.is_zero ? kIsZero : 0);
   auto joins = [&](uint32_t neighbour) { return ((neighbour ^ flags) & kIsBacked) == 0; };
   if (first > first_frame_) {
-    // The tag of the frame before may be stale; it counts only if the extent it names is free and ends here.
+    // The tag of the frame before may be stale; it counts only if the extent it names is free and
+    // ends here.
     uint32_t left = nodes_[first - 1].first;
     if (left >= first_frame_ && left < first && (nodes_[left].flags & kIsFree) &&
         left + nodes_[left].frame_count == first && joins(nodes_[left].flags)) {

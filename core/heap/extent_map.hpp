@@ -1,11 +1,14 @@
-// The free extents of one zone: which runs of frames are free, found by size, joined with their neighbours.
+// The free extents of one zone: which runs of frames are free, found by size, joined with their
+// neighbours.
 //
-// Two-level segregated fit (Masmano et al., "TLSF", ECRTS 2004): lists by size, four a doubling, and a bitmap of the ones that are not empty, so
-// that taking and giving are O(1).  Unlike theirs the boundary tags lie in DRAM, in a table indexed by frame, and are rebuilt at open from
-// the frame headers.
+// Two-level segregated fit (Masmano et al., "TLSF", ECRTS 2004): lists by size, four a doubling,
+// and a bitmap of the ones that are not empty, so that taking and giving are O(1).  Unlike theirs
+// the boundary tags lie in DRAM, in a table indexed by frame, and are rebuilt at open from the
+// frame headers.
 //
-// Invariants: 1. A free extent is in exactly one list.  2. Neighbouring free extents differ in whether they are backed (joined, the part that
-// is backed would have to be allocated again at each use).  3. `kIsFree` is set for the first frame of a free extent and no other.
+// Invariants: 1. A free extent is in exactly one list.  2. Neighbouring free extents differ in
+// whether they are backed (joined, the part that is backed would have to be allocated again at each
+// use).  3. `kIsFree` is set for the first frame of a free extent and no other.
 //
 // Thread safety: the caller holds the arena's extent lock.
 #pragma once
@@ -21,9 +24,9 @@ struct ExtentNode {
   uint32_t frame_count;  // first frame of a free extent: its length
   uint32_t next;         // in its list; kNoIndex: none
   uint32_t previous;
-  uint32_t first;        // last frame of a free extent: its first
+  uint32_t first;  // last frame of a free extent: its first
   uint32_t flags;
-  uint32_t freed_s;      // steady clock, when the extent got its latest part
+  uint32_t freed_s;  // steady clock, when the extent got its latest part
 };
 
 struct FreeExtent {
@@ -47,9 +50,10 @@ class ExtentMap {
   // More frames belong to the zone: [end, end + frame_count).  They are not free until given.
   void extend(uint32_t frame_count) { end_frame_ += frame_count; }
 
-  // Takes exactly `frame_count` frames whose first is a multiple of `frame_alignment` counted from frame `alignment_origin` (so that the address
-  // is aligned).  What is cut off stays free.
-  FreeExtent take(uint32_t frame_count, uint32_t frame_alignment = 1, uint32_t alignment_origin = 0) noexcept;
+  // Takes exactly `frame_count` frames whose first is a multiple of `frame_alignment` counted from
+  // frame `alignment_origin` (so that the address is aligned).  What is cut off stays free.
+  FreeExtent take(uint32_t frame_count, uint32_t frame_alignment = 1,
+                  uint32_t alignment_origin = 0) noexcept;
 
   // Takes exactly [first_frame, first_frame + frame_count) if it is the start of a free extent.
   FreeExtent take_at(uint32_t first_frame, uint32_t frame_count) noexcept;
@@ -57,7 +61,8 @@ class ExtentMap {
   // Gives frames back; they join their free neighbours.
   void give(FreeExtent extent, uint32_t now_s) noexcept;
 
-  // A free extent that may hold memory without need and was freed at or before `freed_s_max`; it is taken out.
+  // A free extent that may hold memory without need and was freed at or before `freed_s_max`; it is
+  // taken out.
   FreeExtent take_stale(uint32_t freed_s_max) noexcept;
 
   // Any free extent that is backed; it is taken out.

@@ -1,10 +1,13 @@
-// A heap: the superblocks of one thread, as in Hoard (Berger et al., ASPLOS 2000), and its thread cache.
+// A heap: the superblocks of one thread, as in Hoard (Berger et al., ASPLOS 2000), and its thread
+// cache.
 //
-// Blocks go back to the superblock they came from, and superblocks belong to one heap at a time; so two threads never get slots of
-// one superblock (no false sharing passed on, not even of state lines), and memory freed by a consumer returns to its producer (bounded blowup).  A
-// thread that ends gives its superblocks to the arena's orphan heap, where the next thread in need finds them.
+// Blocks go back to the superblock they came from, and superblocks belong to one heap at a time; so
+// two threads never get slots of one superblock (no false sharing passed on, not even of state
+// lines), and memory freed by a consumer returns to its producer (bounded blowup).  A thread that
+// ends gives its superblocks to the arena's orphan heap, where the next thread in need finds them.
 //
-// Lock order: a thread's heap, the orphan heap, the arena's extents.  Never two threads' heaps at once.
+// Lock order: a thread's heap, the orphan heap, the arena's extents.  Never two threads' heaps at
+// once.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +37,8 @@ class Heap {
   // Moves up to `count` blocks from partial superblocks to `out`.
   uint32_t take(size_t size_class, CachedBlock* out, uint32_t count) noexcept;
 
-  // Returns a slot.  True: the superblock is empty now, not the last one with free slots of its class, and was removed: retire it.
+  // Returns a slot.  True: the superblock is empty now, not the last one with free slots of its
+  // class, and was removed: retire it.
   [[nodiscard]] bool give(Superblock& superblock, uint32_t slot) noexcept;
 
   Heap* next_idle = nullptr;  // protected by the orphan heap's lock

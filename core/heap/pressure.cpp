@@ -1,6 +1,8 @@
-// What an arena does when it is full: first it looks at what recovery left unexamined, then it gives up survivors, the oldest epoch first.
+// What an arena does when it is full: first it looks at what recovery left unexamined, then it
+// gives up survivors, the oldest epoch first.
 //
-// Survivors are blocks of earlier epochs that no pointer of this process leads to.  They stay for `bartender salvage` until their space is needed.
+// Survivors are blocks of earlier epochs that no pointer of this process leads to.  They stay for
+// `bartender salvage` until their space is needed.
 #include "core/base/log.hpp"
 #include "core/base/sys.hpp"
 #include "core/heap/arena.hpp"
@@ -19,9 +21,17 @@ bool Arena::relieve(ThreadCache* cache) {
     uint64_t epoch = survivors().oldest_epoch;
     if (epoch != 0) {
       Reclaimed reclaimed = retag(tag_of_epoch(epoch), Retag::kReclaim);
-      Line().text("the arena ").text(path()).text(" is full: dropped ").number(reclaimed.blocks).text(" blocks (")
-          .size(reclaimed.bytes).text(") that survived epoch ").number(epoch)
-          .text("; to keep survivors, set BARTENDER_ON_RESTART=keep or a larger BARTENDER_SIZE").write(LogLevel::kError);
+      Line()
+          .text("the arena ")
+          .text(path())
+          .text(" is full: dropped ")
+          .number(reclaimed.blocks)
+          .text(" blocks (")
+          .size(reclaimed.bytes)
+          .text(") that survived epoch ")
+          .number(epoch)
+          .text("; to keep survivors, set BARTENDER_ON_RESTART=keep or a larger BARTENDER_SIZE")
+          .write(LogLevel::kError);
       if (reclaimed.any()) return true;
     }
     may_have_survivors_ = false;
@@ -30,7 +40,8 @@ bool Arena::relieve(ThreadCache* cache) {
   return false;
 }
 
-// Free extents that are backed and ones that are not do not join.  Calling them all not backed costs a system call at their next use, and joins them.
+// Free extents that are backed and ones that are not do not join.  Calling them all not backed
+// costs a system call at their next use, and joins them.
 bool Arena::join_extents() {
   LockGuard guard(extent_lock_);
   bool is_any = false;
@@ -81,7 +92,8 @@ Arena::Survivors Arena::survivors() {
     if (tag == kStateKept) found.has_kept = true;
     if (tag == kStateFree || tag > kTagMax || tag == tag_) return;
     uint64_t epoch = epoch_of_tag(tag, header_.epoch);
-    if (epoch != 0 && (found.oldest_epoch == 0 || epoch < found.oldest_epoch)) found.oldest_epoch = epoch;
+    if (epoch != 0 && (found.oldest_epoch == 0 || epoch < found.oldest_epoch))
+      found.oldest_epoch = epoch;
   };
   LockGuard guard(extent_lock_);
   for_each_extent([&](uint32_t frame, Descriptor descriptor) {
@@ -91,7 +103,8 @@ Arena::Survivors Arena::survivors() {
     }
     const Superblock* superblock = superblock_of(frame_address(frame));
     if (superblock == nullptr) return;  // carved this moment
-    for (uint32_t slot = 0; slot < superblock->info().slot_count; slot++) consider(*superblock->state(slot));
+    for (uint32_t slot = 0; slot < superblock->info().slot_count; slot++)
+      consider(*superblock->state(slot));
   });
   return found;
 }
@@ -118,7 +131,8 @@ Arena::Reclaimed Arena::retag(uint8_t tag, Retag what) {
     owner->lock().unlock();
   }
   for (uint32_t frame = 0; frame < coarse_.frames_grown; frame++) {
-    if (*superblock_index(frame) != kLargeBlock || frame_header(frame)->state != large_state(tag)) continue;
+    if (*superblock_index(frame) != kLargeBlock || frame_header(frame)->state != large_state(tag))
+      continue;
     reclaimed.blocks++;
     reclaimed.bytes += uint64_t{frame_header(frame)->descriptor.frame_count} * kFrameBytes;
     if (what == Retag::kReclaim) {
@@ -138,7 +152,8 @@ Usage Arena::usage() {
     if (descriptor.kind == static_cast<uint8_t>(ExtentKind::kLarge)) {
       if (frame_header(frame)->state == 0) return;
       usage.live_large_blocks++;
-      usage.live_large_bytes += uint64_t{descriptor.frame_count} * kFrameBytes - descriptor.detail * page_bytes_;
+      usage.live_large_bytes +=
+          uint64_t{descriptor.frame_count} * kFrameBytes - descriptor.detail * page_bytes_;
       return;
     }
     const Superblock* superblock = superblock_of(frame_address(frame));
@@ -152,7 +167,8 @@ Usage Arena::usage() {
   usage.live_blocks += usage.live_large_blocks;
   usage.live_bytes += usage.live_large_bytes;
   usage.grown_bytes = (uint64_t{coarse_.frames_grown} + fine_.frames_grown) * kFrameBytes;
-  usage.free_bytes = (uint64_t{coarse_.extents.free_frames()} + fine_.extents.free_frames()) * kFrameBytes;
+  usage.free_bytes =
+      (uint64_t{coarse_.extents.free_frames()} + fine_.extents.free_frames()) * kFrameBytes;
   return usage;
 }
 
@@ -169,9 +185,18 @@ void Arena::retire_epochs(uint64_t span_max, uint64_t span_kept) {
       header_.oldest_epoch = oldest == 0 ? epoch + 1 : oldest;
       return;
     }
-    Reclaimed retired = retag(tag_of_epoch(oldest), may_reclaim_survivors ? Retag::kReclaim : Retag::kKeep);
-    Line().text(path()).text(": ").number(retired.blocks).text(" blocks (").size(retired.bytes).text(") of epoch ").number(oldest)
-        .text(may_reclaim_survivors ? " were dropped" : " are kept for ever").text(": so many restarts ago that its tag comes round")
+    Reclaimed retired =
+        retag(tag_of_epoch(oldest), may_reclaim_survivors ? Retag::kReclaim : Retag::kKeep);
+    Line()
+        .text(path())
+        .text(": ")
+        .number(retired.blocks)
+        .text(" blocks (")
+        .size(retired.bytes)
+        .text(") of epoch ")
+        .number(oldest)
+        .text(may_reclaim_survivors ? " were dropped" : " are kept for ever")
+        .text(": so many restarts ago that its tag comes round")
         .write(LogLevel::kError);
   }
 }
@@ -189,7 +214,8 @@ void Arena::discard() {
 
 void Arena::close_in_good_order() {
   LockGuard guard(extent_lock_);
-  update_header([](ArenaHeader& header) { header.state = static_cast<uint32_t>(ArenaState::kClean); });
+  update_header(
+      [](ArenaHeader& header) { header.state = static_cast<uint32_t>(ArenaState::kClean); });
 }
 
 }  // namespace btd

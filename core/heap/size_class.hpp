@@ -1,12 +1,14 @@
 // Size classes: which slot size serves a request of up to 32 KiB.
 //
-// As jemalloc's (Evans, "A Scalable Concurrent malloc(3) Implementation for FreeBSD", BSDCan 2006): a quantum of
-// 16 B, four classes a doubling, so that at most 20 % of a slot is slack.  Above 32 KiB blocks are large: whole OS
-// pages, never the next of four a doubling (a 64 MiB + 1 request must not take 80 MiB).
+// As jemalloc's (Evans, "A Scalable Concurrent malloc(3) Implementation for FreeBSD", BSDCan 2006):
+// a quantum of 16 B, four classes a doubling, so that at most 20 % of a slot is slack.  Above 32
+// KiB blocks are large: whole OS pages, never the next of four a doubling (a 64 MiB + 1 request
+// must not take 80 MiB).
 //
-// Each class lives in one of two zones of the arena.  The coarse zone has a state byte for each 64 B of data and takes the
-// classes that are multiples of 64; the fine zone has one for each 16 B and takes the others.  So no two blocks ever
-// share a state byte, and a pointer into a block's middle finds state 0.
+// Each class lives in one of two zones of the arena.  The coarse zone has a state byte for each 64
+// B of data and takes the classes that are multiples of 64; the fine zone has one for each 16 B and
+// takes the others.  So no two blocks ever share a state byte, and a pointer into a block's middle
+// finds state 0.
 #pragma once
 
 #include <array>
@@ -21,15 +23,16 @@ inline constexpr size_t kQuantumBytes = 16;
 inline constexpr size_t kSmallBytesMax = 32 * kKiB;
 inline constexpr unsigned kCoarseShift = 6;  // 64 B of data a state
 inline constexpr unsigned kFineShift = 4;    // 16 B of data a state
-inline constexpr size_t kSlotsMax = 1024;    // slots of a superblock: the bitmap of its free ones is 128 B
+inline constexpr size_t kSlotsMax =
+    1024;  // slots of a superblock: the bitmap of its free ones is 128 B
 
 struct SizeClassInfo {
   uint32_t slot_bytes;
-  uint16_t slot_count;   // of a superblock
-  uint8_t frame_count;   // of a superblock
-  bool is_fine;          // lives in the fine zone
-  uint32_t granules;     // states from one slot's to the next's
-  uint32_t reciprocal;   // slot = (granule * reciprocal) >> 32, exact within a superblock
+  uint16_t slot_count;  // of a superblock
+  uint8_t frame_count;  // of a superblock
+  bool is_fine;         // lives in the fine zone
+  uint32_t granules;    // states from one slot's to the next's
+  uint32_t reciprocal;  // slot = (granule * reciprocal) >> 32, exact within a superblock
 };
 
 namespace detail {
@@ -43,8 +46,8 @@ constexpr size_t next_class_bytes(size_t slot_bytes) {
   return slot_bytes + doubling / 4;
 }
 
-// Superblocks of about 64 KiB (at most 1,024 slots, at least 8), grown by up to 8 frames where that loses less of
-// the last frame.
+// Superblocks of about 64 KiB (at most 1,024 slots, at least 8), grown by up to 8 frames where that
+// loses less of the last frame.
 constexpr size_t superblock_frames(size_t slot_bytes) {
   size_t target = max(min(kSlotsMax * slot_bytes, 64 * kKiB), 8 * slot_bytes);
   size_t least = max<size_t>(target / kFrameBytes, 1);
@@ -65,8 +68,8 @@ constexpr SizeClassInfo make_size_class(size_t slot_bytes) {
   info.slot_count = static_cast<uint16_t>(min(frames * kFrameBytes / slot_bytes, kSlotsMax));
   info.is_fine = slot_bytes % 64 != 0;
   info.granules = static_cast<uint32_t>(slot_bytes >> (info.is_fine ? kFineShift : kCoarseShift));
-  info.reciprocal =
-      static_cast<uint32_t>(info.granules == 1 ? 0xFFFFFFFFu : ((uint64_t{1} << 32) + info.granules - 1) / info.granules);
+  info.reciprocal = static_cast<uint32_t>(
+      info.granules == 1 ? 0xFFFFFFFFu : ((uint64_t{1} << 32) + info.granules - 1) / info.granules);
   return info;
 }
 

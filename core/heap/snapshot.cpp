@@ -1,9 +1,12 @@
 // fork(): the child gets copy semantics, although the arena is a shared mapping.
 //
-// Before the fork the parent copies every live frame, and the metadata, to private memory.  fork() then gives the child that copy as it gives it all other private
-// memory, and the child moves it to the arena's address; the parent drops it.  Nobody waits for anybody, and no store of one is ever seen by the other.
+// Before the fork the parent copies every live frame, and the metadata, to private memory.  fork()
+// then gives the child that copy as it gives it all other private memory, and the child moves it to
+// the arena's address; the parent drops it.  Nobody waits for anybody, and no store of one is ever
+// seen by the other.
 //
-// In the child the snapshot only shrinks: new blocks come from DRAM, a free is checked against the copied states and then done with.
+// In the child the snapshot only shrinks: new blocks come from DRAM, a free is checked against the
+// copied states and then done with.
 #include <sys/mman.h>
 
 #include <cstring>
@@ -17,14 +20,19 @@ namespace btd {
 // One call for many faults pays from here on.
 constexpr size_t kPopulateBytesMin = 4 * kFrameBytes;
 
-// Copies live parts of one range of the arena.  Pages in between are never touched and take no memory.
+// Copies live parts of one range of the arena.  Pages in between are never touched and take no
+// memory.
 class Arena::SnapshotRange {
  public:
-  SnapshotRange(PrivateRange& range, const void* home, size_t size_bytes, size_t page_bytes) : range_(range) {
+  SnapshotRange(PrivateRange& range, const void* home, size_t size_bytes, size_t page_bytes)
+      : range_(range) {
     uint64_t first = round_down(reinterpret_cast<uintptr_t>(home), page_bytes);
-    size_t whole_bytes = round_up(reinterpret_cast<uintptr_t>(home) + size_bytes, page_bytes) - first;
-    intptr_t got = sys::map(nullptr, whole_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    range_ = {got < 0 ? nullptr : reinterpret_cast<char*>(got), reinterpret_cast<char*>(first), whole_bytes};
+    size_t whole_bytes =
+        round_up(reinterpret_cast<uintptr_t>(home) + size_bytes, page_bytes) - first;
+    intptr_t got = sys::map(nullptr, whole_bytes, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    range_ = {got < 0 ? nullptr : reinterpret_cast<char*>(got), reinterpret_cast<char*>(first),
+              whole_bytes};
   }
 
   bool is_there() const { return range_.copy != nullptr; }
@@ -32,7 +40,8 @@ class Arena::SnapshotRange {
   void copy(const void* from, size_t size_bytes) {
     if (!is_there()) return;
     char* to = range_.copy + (static_cast<const char*>(from) - range_.home);
-    if (size_bytes >= kPopulateBytesMin) sys::advise(to, round_down(size_bytes, kFrameBytes), MADV_POPULATE_WRITE);
+    if (size_bytes >= kPopulateBytesMin)
+      sys::advise(to, round_down(size_bytes, kFrameBytes), MADV_POPULATE_WRITE);
     std::memcpy(to, from, size_bytes);
   }
 
@@ -54,16 +63,20 @@ void Arena::fork_prepare() {
     FrameHeader* first = frame_header(zone->first_frame);
     SnapshotRange headers(snapshot_[used++], first, grown * sizeof(FrameHeader), page_bytes_);
     headers.copy(first, grown * sizeof(FrameHeader));
-    SnapshotRange data(snapshot_[used++], frame_address(zone->first_frame), grown * kFrameBytes, page_bytes_);
+    SnapshotRange data(snapshot_[used++], frame_address(zone->first_frame), grown * kFrameBytes,
+                       page_bytes_);
     is_complete = is_complete && states.is_there() && headers.is_there() && data.is_there();
-    // Extents that follow each other are copied as one: a system call for each would cost more than the copy.
+    // Extents that follow each other are copied as one: a system call for each would cost more than
+    // the copy.
     uint32_t run_first = zone->first_frame;
     uint32_t run_end = run_first;
     auto copy_run = [&] {
-      if (run_end > run_first) data.copy(frame_address(run_first), uint64_t{run_end - run_first} * kFrameBytes);
+      if (run_end > run_first)
+        data.copy(frame_address(run_first), uint64_t{run_end - run_first} * kFrameBytes);
     };
     for_each_extent_of(*zone, [&](uint32_t frame, Descriptor descriptor) {
-      bool is_free = descriptor.kind == static_cast<uint8_t>(ExtentKind::kLarge) && frame_header(frame)->state == 0;
+      bool is_free = descriptor.kind == static_cast<uint8_t>(ExtentKind::kLarge) &&
+                     frame_header(frame)->state == 0;
       if (is_free) return;
       if (frame != run_end) {
         copy_run();
@@ -74,7 +87,10 @@ void Arena::fork_prepare() {
     copy_run();
   }
   if (!is_complete) {
-    Line().text("fork: no memory for a snapshot of the arena; the child cannot use blocks of the arena, and dies if it tries")
+    Line()
+        .text(
+            "fork: no memory for a snapshot of the arena; the child cannot use blocks of the "
+            "arena, and dies if it tries")
         .write(LogLevel::kError);
   }
 }
@@ -88,12 +104,16 @@ void Arena::fork_parent() {
 }
 
 void Arena::fork_child() {
-  // First of all nothing here may reach the parent's file, and no mapping may keep the parent's lock.
+  // First of all nothing here may reach the parent's file, and no mapping may keep the parent's
+  // lock.
   char* base = mapping_.address();
   uint64_t length_bytes = mapping_.length_bytes();
-  sys::map(base, length_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+  sys::map(base, length_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
+           -1, 0);
   for (PrivateRange& range : snapshot_) {
-    if (range.copy != nullptr) ::mremap(range.copy, range.size_bytes, range.size_bytes, MREMAP_MAYMOVE | MREMAP_FIXED, range.home);
+    if (range.copy != nullptr)
+      ::mremap(range.copy, range.size_bytes, range.size_bytes, MREMAP_MAYMOVE | MREMAP_FIXED,
+               range.home);
     range = {};
   }
   mapping_.forget();
@@ -111,18 +131,21 @@ Verdict Arena::free_inherited(void* pointer) {
   if (Superblock* superblock = verdict == Verdict::kNoBlock ? nullptr : superblock_of(pointer)) {
     if (verdict == Verdict::kMiddle) return verdict;
     uint8_t* state = superblock->state(superblock->slot_of(pointer));
-    // Another thread of the parent may have got the block between the copy and the fork: what was free then is no proof of misuse.
+    // Another thread of the parent may have got the block between the copy and the fork: what was
+    // free then is no proof of misuse.
     if (*state == kFreedHere) return Verdict::kNotLive;
     *state = kFreedHere;
     return Verdict::kGood;
   }
   FrameHeader* header = frame_header(frame_of(pointer));
-  if (verdict == Verdict::kNotLive) return tag_of_large_state(header->state) == kFreedHere ? verdict : Verdict::kGood;
+  if (verdict == Verdict::kNotLive)
+    return tag_of_large_state(header->state) == kFreedHere ? verdict : Verdict::kGood;
   if (verdict != Verdict::kGood) return verdict;
   header->state = large_state(kFreedHere);
   // A large block's copy is memory that the child can have back.
   uint64_t size_bytes = uint64_t{header->descriptor.frame_count} * kFrameBytes;
-  sys::map(pointer, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+  sys::map(pointer, size_bytes, PROT_READ | PROT_WRITE,
+           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
   return Verdict::kGood;
 }
 

@@ -1,10 +1,13 @@
-// A superblock's run-time half: which of its slots are free and in no thread cache, and whose it is.
+// A superblock's run-time half: which of its slots are free and in no thread cache, and whose it
+// is.
 //
-// Media holds the frame header and the states; this lies in DRAM and is rebuilt from the states when a recovered superblock is first used (scan()).  A
-// slot is free on media (state 0) also while it waits in a thread cache; it is free *here* only when its bit is set.
+// Media holds the frame header and the states; this lies in DRAM and is rebuilt from the states
+// when a recovered superblock is first used (scan()).  A slot is free on media (state 0) also while
+// it waits in a thread cache; it is free *here* only when its bit is set.
 //
-// Thread safety: all members but `owner` are protected by the lock of the owning heap.  `owner` changes only with the locks of both the old
-// and the new heap held, and may be read without: so lock the heap it names, then look again.
+// Thread safety: all members but `owner` are protected by the lock of the owning heap.  `owner`
+// changes only with the locks of both the old and the new heap held, and may be read without: so
+// lock the heap it names, then look again.
 #pragma once
 
 #include <atomic>
@@ -15,7 +18,8 @@
 
 namespace btd {
 
-// A block as a thread cache holds it: with its state's address, so that malloc commits with one store.
+// A block as a thread cache holds it: with its state's address, so that malloc commits with one
+// store.
 struct CachedBlock {
   void* block;
   uint8_t* state;
@@ -24,14 +28,14 @@ struct CachedBlock {
 struct Superblock {
   Superblock* next;
   Superblock* previous;
-  char* data;              // slot 0
-  uint8_t* states;         // state of slot 0
+  char* data;       // slot 0
+  uint8_t* states;  // state of slot 0
   uint32_t first_frame;
-  uint16_t free_count;     // bits set
+  uint16_t free_count;  // bits set
   uint8_t size_class;
-  bool is_scanned;         // the bits are valid
+  bool is_scanned;              // the bits are valid
   std::atomic<uint16_t> owner;  // heap id; 0: not in use
-  uint32_t next_spare;     // not in use: index + 1 of the next such one; 0: none
+  uint32_t next_spare;          // not in use: index + 1 of the next such one; 0: none
   uint64_t free_bits[kSlotsMax / 64];
 
   const SizeClassInfo& info() const { return kSizeClasses[size_class]; }
@@ -40,7 +44,8 @@ struct Superblock {
 
   // The slot that `block` is in.
   uint32_t slot_of(const void* block) const {
-    auto granule = static_cast<uint32_t>((static_cast<const char*>(block) - data) >> (info().is_fine ? kFineShift : kCoarseShift));
+    auto granule = static_cast<uint32_t>((static_cast<const char*>(block) - data) >>
+                                         (info().is_fine ? kFineShift : kCoarseShift));
     return slot_of_granule(info(), granule);
   }
 
@@ -58,7 +63,8 @@ struct Superblock {
   // Sets the bits from the states on media.
   void scan() noexcept;
 
-  // Moves up to `count` free slots to `out`, lowest address last (a stack's top).  Returns how many.
+  // Moves up to `count` free slots to `out`, lowest address last (a stack's top).  Returns how
+  // many.
   uint32_t take(CachedBlock* out, uint32_t count) noexcept;
 };
 

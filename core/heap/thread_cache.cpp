@@ -87,7 +87,8 @@ void ThreadCache::flush_all() noexcept {
   for (size_t size_class = 0; size_class < kSizeClassCount; size_class++) {
     if (uint32_t count = cached_count(size_class); count > 0) flush(size_class, count);
     CachedBlock* begin = rows_[kBegin][size_class].block;
-    rows_[kEnd][size_class].block = begin + min<ptrdiff_t>(kFirstEnd, rows_[kLimit][size_class].block - begin);
+    rows_[kEnd][size_class].block =
+        begin + min<ptrdiff_t>(kFirstEnd, rows_[kLimit][size_class].block - begin);
   }
   if (remote_count_ > 0) flush_remote();
   release_warm();
@@ -95,7 +96,8 @@ void ThreadCache::flush_all() noexcept {
 
 bool ThreadCache::release_warm() noexcept {
   bool is_any = false;
-  for (WarmExtent extent = warm_.take_oldest(); extent.frame_count > 0; extent = warm_.take_oldest()) {
+  for (WarmExtent extent = warm_.take_oldest(); extent.frame_count > 0;
+       extent = warm_.take_oldest()) {
     arena_->release_extent(extent.first_frame);
     is_any = true;
   }

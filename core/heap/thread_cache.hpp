@@ -1,16 +1,19 @@
 // The hot path: a thread's own stacks of free blocks, one bin a size class.
 //
-// malloc pops {block, state address} and stores the epoch's tag; free checks the tag, stores 0 and pushes.  Budget: no lock, no atomic
-// read-modify-write, no flush, no system call; at most 54 instructions a pair with the caller's.  Nothing is ever written into a free block.
+// malloc pops {block, state address} and stores the epoch's tag; free checks the tag, stores 0 and
+// pushes.  Budget: no lock, no atomic read-modify-write, no flush, no system call; at most 54
+// instructions a pair with the caller's.  Nothing is ever written into a free block.
 //
-// Whose block it is and of which class is one word, the frame's bin: the bin of its class in its owner's cache.  It is ours if the word beside the bin
-// that names the cache is; that word is constant and lies apart from the bins, so that looking does not disturb the owner.
+// Whose block it is and of which class is one word, the frame's bin: the bin of its class in its
+// owner's cache.  It is ours if the word beside the bin that names the cache is; that word is
+// constant and lies apart from the bins, so that looking does not disturb the owner.
 //
-// Invariants: 1. Every block in a bin has state 0 and belongs to a superblock of this cache's heap.  2. begin <= top <= end <= limit.
+// Invariants: 1. Every block in a bin has state 0 and belongs to a superblock of this cache's heap.
+// 2. begin <= top <= end <= limit.
 // 3. A slot with this epoch's tag lies in a frame that has a bin.
 //
-// Thread safety: owned by one thread.  The bins of other threads' frames are read without a lock; only their owners change them, and never to one of
-// ours.
+// Thread safety: owned by one thread.  The bins of other threads' frames are read without a lock;
+// only their owners change them, and never to one of ours.
 #pragma once
 
 #include <bit>
@@ -31,8 +34,9 @@ class Heap;
 
 class ThreadCache;
 
-// A bin: a stack of free blocks.  A cache keeps its bins as rows of equal fields, so that the hot path finds a field by one scaled address; a Bin* points at
-// its field of the first row, and the other fields lie at fixed distances from it.
+// A bin: a stack of free blocks.  A cache keeps its bins as rows of equal fields, so that the hot
+// path finds a field by one scaled address; a Bin* points at its field of the first row, and the
+// other fields lie at fixed distances from it.
 struct Bin {
   union {
     CachedBlock* block;
@@ -40,27 +44,30 @@ struct Bin {
   };
 };
 
-// Where blocks, states and bins are.  Constant after the arena is open, but for the granules, which grow.
+// Where blocks, states and bins are.  Constant after the arena is open, but for the granules, which
+// grow.
 struct Geometry {
   uintptr_t coarse_base;     // address of frame 0
   uint64_t coarse_granules;  // of the grown part, which alone may be touched; 0: no arena
   uint8_t* coarse_states;
-  Bin** bins;                // by frame: the bin of its class and owner; nullptr: it is in no superblock
-  uint64_t data_bytes;       // of both zones; 0: no arena
-  uint64_t coarse_bytes;     // of the coarse zone
+  Bin** bins;           // by frame: the bin of its class and owner; nullptr: it is in no superblock
+  uint64_t data_bytes;  // of both zones; 0: no arena
+  uint64_t coarse_bytes;  // of the coarse zone
   uint64_t fine_granules;
   uint8_t* fine_states;
-  Bin** fine_bins;           // `bins` of the fine zone's first frame
+  Bin** fine_bins;  // `bins` of the fine zone's first frame
 };
 
 // Blocks a bin may hold: 64 KiB of them, at least 8, at most 1,024.
 constexpr uint32_t bin_capacity(size_t size_class) {
-  return static_cast<uint32_t>(max<size_t>(8, min<size_t>(1024, 64 * kKiB / kSizeClasses[size_class].slot_bytes)));
+  return static_cast<uint32_t>(
+      max<size_t>(8, min<size_t>(1024, 64 * kKiB / kSizeClasses[size_class].slot_bytes)));
 }
 
 constexpr size_t total_bin_capacity() {
   size_t total = 0;
-  for (size_t size_class = 0; size_class < kSizeClassCount; size_class++) total += bin_capacity(size_class);
+  for (size_t size_class = 0; size_class < kSizeClassCount; size_class++)
+    total += bin_capacity(size_class);
   return total;
 }
 
@@ -72,28 +79,38 @@ class ThreadCache {
   BTD_ALWAYS_INLINE void* allocate(size_t size_bytes, Slow slow) noexcept {
     size_t size_class = size_class_of(size_bytes);
     CachedBlock* top = rows_[kTop][size_class].block;
-    if (top == rows_[kBegin][size_class].block) [[unlikely]] return slow();
+    if (top == rows_[kBegin][size_class].block) [[unlikely]]
+      return slow();
     add_in_place(rows_[kTop][size_class].block, -1);
     *top[-1].state = tag_;  // the commit
     return top[-1].block;
   }
 
-  // Frees a block that is live in this epoch, ours, and has room in its bin.  False: anything else, nothing was done.
+  // Frees a block that is live in this epoch, ours, and has room in its bin.  False: anything else,
+  // nothing was done.
   //
-  // Rotations put a misaligned pointer's low bits on top, so that one comparison checks range and alignment.  A pointer that is not of this arena, as most are
-  // where only large sizes are routed, is found out by the second: foreign() is called for it.
+  // Rotations put a misaligned pointer's low bits on top, so that one comparison checks range and
+  // alignment.  A pointer that is not of this arena, as most are where only large sizes are routed,
+  // is found out by the second: foreign() is called for it.
   template <typename Foreign>
-  BTD_ALWAYS_INLINE static bool free(void* pointer, const Geometry& geometry, ThreadCache* const& mine, Foreign foreign) noexcept {
-    uint64_t granule = std::rotr(reinterpret_cast<uintptr_t>(pointer) - geometry.coarse_base, kCoarseShift);
+  BTD_ALWAYS_INLINE static bool free(void* pointer, const Geometry& geometry,
+                                     ThreadCache* const& mine, Foreign foreign) noexcept {
+    uint64_t granule =
+        std::rotr(reinterpret_cast<uintptr_t>(pointer) - geometry.coarse_base, kCoarseShift);
     if (granule < geometry.coarse_granules) [[likely]] {
-      return mine->take_back(pointer, geometry.coarse_states + granule, geometry.bins, granule >> (kFrameShift - kCoarseShift));
+      return mine->take_back(pointer, geometry.coarse_states + granule, geometry.bins,
+                             granule >> (kFrameShift - kCoarseShift));
     }
-    hide_origin(granule);  // or the offset would be kept from before the rotation, at the cost of a move for every free
+    hide_origin(granule);  // or the offset would be kept from before the rotation, at the cost of a
+                           // move for every free
     uint64_t offset = std::rotl(granule, kCoarseShift);
-    if (offset >= geometry.data_bytes) [[likely]] return foreign();
+    if (offset >= geometry.data_bytes) [[likely]]
+      return foreign();
     granule = std::rotr(offset - geometry.coarse_bytes, kFineShift);
-    if (granule >= geometry.fine_granules) [[unlikely]] return false;
-    return mine->take_back(pointer, geometry.fine_states + granule, geometry.fine_bins, granule >> (kFrameShift - kFineShift));
+    if (granule >= geometry.fine_granules) [[unlikely]]
+      return false;
+    return mine->take_back(pointer, geometry.fine_states + granule, geometry.fine_bins,
+                           granule >> (kFrameShift - kFineShift));
   }
 
   // Set-up by Heap.  `blocks`: room for total_bin_capacity().
@@ -126,23 +143,28 @@ class ThreadCache {
   static constexpr uint32_t kFirstEnd = 8;  // blocks a bin holds before it has been refilled
 
   enum Row : size_t {
-    kTop,    // first: a Bin* points here
+    kTop,  // first: a Bin* points here
     kBegin,
-    kEnd,    // grows from few to the limit as the thread uses the class
+    kEnd,  // grows from few to the limit as the thread uses the class
     kLimit,
-    kOwner,  // constant, and rows away from kTop: others may look at it without disturbing this thread
+    kOwner,  // constant, and rows away from kTop: others may look at it without disturbing this
+             // thread
     kRowCount,
   };
 
   void flush(size_t size_class, uint32_t count) noexcept;
   void grow_bin(size_t size_class) noexcept;
 
-  BTD_ALWAYS_INLINE bool take_back(void* pointer, uint8_t* state, Bin* const* bins, uint64_t frame) noexcept {
-    if (*state != tag_) [[unlikely]] return false;
+  BTD_ALWAYS_INLINE bool take_back(void* pointer, uint8_t* state, Bin* const* bins,
+                                   uint64_t frame) noexcept {
+    if (*state != tag_) [[unlikely]]
+      return false;
     Bin* bin = bins[frame];
-    if (bin[kOwner * kSizeClassCount].cache != this) [[unlikely]] return false;
+    if (bin[kOwner * kSizeClassCount].cache != this) [[unlikely]]
+      return false;
     CachedBlock* top = bin->block;
-    if (top == bin[kEnd * kSizeClassCount].block) [[unlikely]] return false;
+    if (top == bin[kEnd * kSizeClassCount].block) [[unlikely]]
+      return false;
     *state = 0;  // the commit
     *top = {pointer, state};
     add_in_place(bin->block, 1);

@@ -1,7 +1,9 @@
-// The few large blocks that a thread freed last, kept whole: their descriptors still stand, their state is free.
+// The few large blocks that a thread freed last, kept whole: their descriptors still stand, their
+// state is free.
 //
-// To take one again is to store its state, and nothing else: a pair of 64 KiB or 2 MiB costs what a small one does, where a trip to the extent map costs a lock,
-// two descriptors and their checks.  After a crash they are extents without a live block, which recovery gives back.
+// To take one again is to store its state, and nothing else: a pair of 64 KiB or 2 MiB costs what a
+// small one does, where a trip to the extent map costs a lock, two descriptors and their checks.
+// After a crash they are extents without a live block, which recovery gives back.
 //
 // Thread safety: owned by one thread.
 #pragma once
@@ -28,7 +30,8 @@ class WarmExtents {
     return {};
   }
 
-  // Keeps the extent.  False: there is no room; take_oldest() makes some.  REQUIRES: fits(extent.frame_count).
+  // Keeps the extent.  False: there is no room; take_oldest() makes some.  REQUIRES:
+  // fits(extent.frame_count).
   bool keep(WarmExtent extent) noexcept {
     if (count_ == kCountMax || frames_ + extent.frame_count > kFramesMax) return false;
     extents_[count_++] = extent;
@@ -42,7 +45,8 @@ class WarmExtents {
 
  private:
   static constexpr uint32_t kCountMax = 8;
-  static constexpr uint32_t kFramesMax = 4 * kMiB / kFrameBytes;  // what a thread may keep for itself
+  static constexpr uint32_t kFramesMax =
+      4 * kMiB / kFrameBytes;  // what a thread may keep for itself
 
   WarmExtent remove(uint32_t index) noexcept {
     WarmExtent extent = extents_[index];

@@ -1,9 +1,11 @@
-// Everything that reaches media.  docs/format.md draws it by offset; change both in one commit, with kFormatVersion.
+// Everything that reaches media.  docs/format.md draws it by offset; change both in one commit,
+// with kFormatVersion.
 //
-//   arena header A, B | root table | lanes | site table | frame headers | coarse states | fine states | data
+//   arena header A, B | root table | lanes | site table | frame headers | coarse states | fine
+//   states | data
 //
-// Data is one contiguous run of frames: first those of the coarse zone, then those of the fine zone.  All offsets
-// are recorded in the arena header.  Integers are little-endian.
+// Data is one contiguous run of frames: first those of the coarse zone, then those of the fine
+// zone.  All offsets are recorded in the arena header.  Integers are little-endian.
 #pragma once
 
 #include <cstddef>
@@ -18,25 +20,31 @@ namespace btd {
 inline constexpr uint64_t kArenaMagic = 0x31444E4554524142;  // "BARTEND1"
 inline constexpr uint32_t kFormatVersion = 1;
 inline constexpr size_t kArenaHeaderBytes = 4096;
-inline constexpr size_t kRootTableBytes = 256 * kKiB;   // 1,024 roots of 128 B, twice: room for both of a pair
-inline constexpr size_t kLaneTableBytes = 1 * kMiB;     // 64 lanes of 16 KiB
-inline constexpr size_t kSiteTableBytes = 1 * kMiB;     // 4,096 sites of 256 B
-inline constexpr size_t kRegionAlignment = 2 * kMiB;    // every region starts on one: devdax maps nothing smaller
-// States start so much after their region does.  Else the first block of a frame and its state agree in their low 12 address bits, and the CPU takes a
-// store to one for a store to the other: 13 ns a pair instead of 6.
+inline constexpr size_t kRootTableBytes =
+    256 * kKiB;  // 1,024 roots of 128 B, twice: room for both of a pair
+inline constexpr size_t kLaneTableBytes = 1 * kMiB;  // 64 lanes of 16 KiB
+inline constexpr size_t kSiteTableBytes = 1 * kMiB;  // 4,096 sites of 256 B
+inline constexpr size_t kRegionAlignment =
+    2 * kMiB;  // every region starts on one: devdax maps nothing smaller
+// States start so much after their region does.  Else the first block of a frame and its state
+// agree in their low 12 address bits, and the CPU takes a store to one for a store to the other: 13
+// ns a pair instead of 6.
 inline constexpr size_t kStateSkewBytes = 0x6C0;
 
-// --- A block's state ---------------------------------------------------------------------------------------------
+// --- A block's state
+// ---------------------------------------------------------------------------------------------
 
 inline constexpr uint8_t kStateFree = 0;
-inline constexpr uint8_t kTagMax = 250;        // 1..250: live, allocated in the epoch of this tag
-inline constexpr uint8_t kStateReserved = 251; // 251..254: reserved
-inline constexpr uint8_t kStateKept = 255;     // live: reachable from a root, or adopted
+inline constexpr uint8_t kTagMax = 250;         // 1..250: live, allocated in the epoch of this tag
+inline constexpr uint8_t kStateReserved = 251;  // 251..254: reserved
+inline constexpr uint8_t kStateKept = 255;      // live: reachable from a root, or adopted
 
-constexpr bool is_live(uint8_t state) { return (state != kStateFree && state <= kTagMax) || state == kStateKept; }
+constexpr bool is_live(uint8_t state) {
+  return (state != kStateFree && state <= kTagMax) || state == kStateKept;
+}
 
-// Epochs count the opens of an arena from 1.  250 tags are enough because recovery retires an epoch before its tag comes round
-// again (see Recovery).
+// Epochs count the opens of an arena from 1.  250 tags are enough because recovery retires an epoch
+// before its tag comes round again (see Recovery).
 constexpr uint8_t tag_of_epoch(uint64_t epoch) {
   return static_cast<uint8_t>(1 + (epoch - 1) % kTagMax);
 }
@@ -47,7 +55,8 @@ constexpr uint64_t epoch_of_tag(uint8_t tag, uint64_t epoch_now) {
   return back < epoch_now ? epoch_now - back : 0;
 }
 
-// --- Arena header: two copies of 4 KiB ---------------------------------------------------------------------------------
+// --- Arena header: two copies of 4 KiB
+// ---------------------------------------------------------------------------------
 
 enum class ArenaState : uint32_t {
   kOpen = 1,   // a process owns it, or died owning it
@@ -55,51 +64,56 @@ enum class ArenaState : uint32_t {
 };
 
 struct ArenaHeader {
-  uint64_t magic;                   // kArenaMagic
-  uint32_t format_version;          // readers refuse a newer one
-  uint32_t header_bytes;            // kArenaHeaderBytes
-  uint64_t sequence;                // count of header updates; the valid copy with the higher one is in force
-  uint8_t uuid[16];                 // random, of this arena
-  uint64_t base_address;            // where byte 0 of the file is mapped; multiple of 2 MiB
-  uint64_t file_bytes;              // length of the file or device that the arena uses
-  uint64_t capacity_bytes;          // data bytes of the coarse zone; both zones together grow to this
-  uint32_t page_bytes;              // OS page size at creation
-  uint32_t frame_bytes;             // kFrameBytes
-  uint32_t coarse_frame_count;      // frames of the coarse zone
-  uint32_t fine_frame_count;        // frames of the fine zone
-  uint64_t root_table_offset;       // bytes from the start of the file, as all offsets
+  uint64_t magic;           // kArenaMagic
+  uint32_t format_version;  // readers refuse a newer one
+  uint32_t header_bytes;    // kArenaHeaderBytes
+  uint64_t sequence;      // count of header updates; the valid copy with the higher one is in force
+  uint8_t uuid[16];       // random, of this arena
+  uint64_t base_address;  // where byte 0 of the file is mapped; multiple of 2 MiB
+  uint64_t file_bytes;    // length of the file or device that the arena uses
+  uint64_t capacity_bytes;      // data bytes of the coarse zone; both zones together grow to this
+  uint32_t page_bytes;          // OS page size at creation
+  uint32_t frame_bytes;         // kFrameBytes
+  uint32_t coarse_frame_count;  // frames of the coarse zone
+  uint32_t fine_frame_count;    // frames of the fine zone
+  uint64_t root_table_offset;   // bytes from the start of the file, as all offsets
   uint64_t lane_table_offset;
   uint64_t site_table_offset;
   uint64_t frame_header_offset;
   uint64_t coarse_state_offset;
   uint64_t fine_state_offset;
   uint64_t data_offset;
-  uint32_t coarse_frames_grown;     // frames of the zone whose space and metadata are backed; the rest was never used
+  uint32_t coarse_frames_grown;  // frames of the zone whose space and metadata are backed; the rest
+                                 // was never used
   uint32_t fine_frames_grown;
-  uint64_t epoch;                   // count of opens
-  uint64_t oldest_epoch;            // no live block has an older one (kept blocks aside)
-  uint32_t state;                   // ArenaState
-  uint32_t pid;                     // last owner
-  uint64_t pid_start_ticks;         // start time of that process, /proc/PID/stat field 22: tells a reused pid
-  uint8_t boot_id[16];              // of the last open: tells the death of a process from that of a machine
-  uint64_t created_s;               // seconds since 1970
+  uint64_t epoch;         // count of opens
+  uint64_t oldest_epoch;  // no live block has an older one (kept blocks aside)
+  uint32_t state;         // ArenaState
+  uint32_t pid;           // last owner
+  uint64_t
+      pid_start_ticks;  // start time of that process, /proc/PID/stat field 22: tells a reused pid
+  uint8_t boot_id[16];  // of the last open: tells the death of a process from that of a machine
+  uint64_t created_s;   // seconds since 1970
   uint64_t opened_s;
-  char program[64];                 // name of the last owner's executable, NUL-terminated
+  char program[64];                           // name of the last owner's executable, NUL-terminated
   uint8_t reserved[kArenaHeaderBytes - 276];  // zero
-  uint32_t checksum;                // crc32c of everything above
+  uint32_t checksum;                          // crc32c of everything above
 };
 static_assert(sizeof(ArenaHeader) == kArenaHeaderBytes);
 static_assert(offsetof(ArenaHeader, checksum) == kArenaHeaderBytes - 4);
 static_assert(std::has_unique_object_representations_v<ArenaHeader>, "no hidden padding");
 
 inline uint32_t checksum_of(const ArenaHeader& header) {
-  return crc32c(&header, offsetof(ArenaHeader, checksum)) ^ 0xFFFFFFFF;  // never valid when all zero
+  return crc32c(&header, offsetof(ArenaHeader, checksum)) ^
+         0xFFFFFFFF;  // never valid when all zero
 }
 
-// --- Frame headers: 64 B a frame -----------------------------------------------------------------------------------
+// --- Frame headers: 64 B a frame
+// -----------------------------------------------------------------------------------
 //
-// Invariant: a frame's descriptor word is not 0 exactly when the frame is the head of an extent in use.  Frames inside an extent and free
-// frames have descriptor 0.  So one 8-byte store takes an extent, gives it back, or resizes it.
+// Invariant: a frame's descriptor word is not 0 exactly when the frame is the head of an extent in
+// use.  Frames inside an extent and free frames have descriptor 0.  So one 8-byte store takes an
+// extent, gives it back, or resizes it.
 
 enum class ExtentKind : uint8_t {
   kFree = 0,
@@ -109,22 +123,24 @@ enum class ExtentKind : uint8_t {
 
 // The descriptor word: one aligned 8-byte store, which neither a kill nor media can tear.
 struct Descriptor {
-  uint8_t kind;          // ExtentKind
-  uint8_t detail;        // superblock: size class, index into kSizeClasses; large: whole OS pages at the end that are not the block's
-  uint16_t check;        // descriptor_check() of the other fields
+  uint8_t kind;    // ExtentKind
+  uint8_t detail;  // superblock: size class, index into kSizeClasses; large: whole OS pages at the
+                   // end that are not the block's
+  uint16_t check;  // descriptor_check() of the other fields
   uint32_t frame_count;  // of the extent, > 0
 };
 static_assert(sizeof(Descriptor) == 8);
 
 struct FrameHeader {
   Descriptor descriptor;
-  uint16_t state;        // large: LargeState of the block; superblock: 0
-  uint8_t reserved_a[6];   // zero
-  uint64_t epoch;        // of the carve; checked only for heads
-  uint64_t file_frame;   // where this frame's bytes are: 0: at the file frame of the same index; else that index + 1
-  uint64_t site;         // call site of a large block: index into the site table + 1; 0: not known
+  uint16_t state;         // large: LargeState of the block; superblock: 0
+  uint8_t reserved_a[6];  // zero
+  uint64_t epoch;         // of the carve; checked only for heads
+  uint64_t file_frame;    // where this frame's bytes are: 0: at the file frame of the same index;
+                          // else that index + 1
+  uint64_t site;          // call site of a large block: index into the site table + 1; 0: not known
   uint8_t reserved_b[20];  // zero
-  uint32_t checksum;     // crc32c of bytes 16..59
+  uint32_t checksum;       // crc32c of bytes 16..59
 };
 static_assert(sizeof(FrameHeader) == kCacheLineBytes);
 static_assert(offsetof(FrameHeader, epoch) == 16);
@@ -142,19 +158,25 @@ inline uint16_t descriptor_check(Descriptor descriptor) {
   return static_cast<uint16_t>((crc ^ (crc >> 16)) | 1);
 }
 
-// A large block's state is its tag and a second byte that follows from it (an odd factor: one to one, and 0 for 0 alone), in one 2-byte store: free is
-// 0, and no single flipped byte makes another valid state.
+// A large block's state is its tag and a second byte that follows from it (an odd factor: one to
+// one, and 0 for 0 alone), in one 2-byte store: free is 0, and no single flipped byte makes another
+// valid state.
 constexpr uint16_t large_state(uint8_t tag) {
   return static_cast<uint16_t>(tag | ((tag * 0x9D & 0xFF) << 8));
 }
 constexpr uint8_t tag_of_large_state(uint16_t state) { return static_cast<uint8_t>(state); }
-constexpr bool is_large_state_valid(uint16_t state) { return state == large_state(static_cast<uint8_t>(state)); }
+constexpr bool is_large_state_valid(uint16_t state) {
+  return state == large_state(static_cast<uint8_t>(state));
+}
 
-// --- Geometry ----------------------------------------------------------------------------------------------------------
+// --- Geometry
+// ----------------------------------------------------------------------------------------------------------
 
-// The fine zone has a quarter of the coarse zone's frames; when it is full, its classes are served by the next coarse ones.
+// The fine zone has a quarter of the coarse zone's frames; when it is full, its classes are served
+// by the next coarse ones.
 inline constexpr uint32_t kCoarseFramesPerFine = 4;
-// Space is grown in units of 64 frames: their headers fill one 4 KiB page, so that all regions grow by whole pages.
+// Space is grown in units of 64 frames: their headers fill one 4 KiB page, so that all regions grow
+// by whole pages.
 inline constexpr uint32_t kGrowFrames = 64;
 
 // The states of a frame.

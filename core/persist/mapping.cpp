@@ -17,7 +17,6 @@
 #include "core/base/sys.hpp"
 #include "core/base/units.hpp"
 
-
 namespace btd {
 namespace {
 
@@ -64,7 +63,8 @@ uint64_t dax_device_bytes(dev_t device) {
   path.text("/sys/dev/char/").number(major(device)).text(":").number(minor(device)).text("/size");
   if (sys::read_file(path.c_str() + std::strlen("bartender: "), text, sizeof(text)) <= 0) return 0;
   uint64_t size_bytes = 0;
-  for (const char* at = text; *at >= '0' && *at <= '9'; at++) size_bytes = size_bytes * 10 + static_cast<uint64_t>(*at - '0');
+  for (const char* at = text; *at >= '0' && *at <= '9'; at++)
+    size_bytes = size_bytes * 10 + static_cast<uint64_t>(*at - '0');
   return size_bytes;
 }
 
@@ -74,7 +74,8 @@ Error Mapping::open(const char* path, bool may_create) {
   if (std::strlen(path) >= sizeof(path_)) return Error::kUnsupported;
   std::strcpy(path_, path);
   page_bytes_ = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  // The owner of a finished arena unlinks it: what we locked may be gone from its name by then, so look again.
+  // The owner of a finished arena unlinks it: what we locked may be gone from its name by then, so
+  // look again.
   for (;;) {
     int flags = O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | (may_create ? O_CREAT : 0);
     int opened = sys::open(path, flags, 0600);
@@ -104,7 +105,8 @@ Error Mapping::open(const char* path, bool may_create) {
     backend_ = is_known && file_system.f_type == TMPFS_MAGIC ? Backend::kTmpfs : Backend::kFile;
     if (backend_ == Backend::kFile) {
       // MAP_SYNC is granted on DAX alone; asking is the only way to know.
-      intptr_t probe = sys::map(nullptr, page_bytes_, PROT_READ, MAP_SHARED_VALIDATE | MAP_SYNC, descriptor_, 0);
+      intptr_t probe =
+          sys::map(nullptr, page_bytes_, PROT_READ, MAP_SHARED_VALIDATE | MAP_SYNC, descriptor_, 0);
       if (probe >= 0) {
         sys::unmap(reinterpret_cast<void*>(probe), page_bytes_);
         backend_ = Backend::kFsdax;
@@ -123,10 +125,12 @@ Error Mapping::lock() {
 }
 
 Error Mapping::set_length(uint64_t length_bytes) {
-  if (backend_ == Backend::kDevdax) return length_bytes <= length_bytes_ ? Error::kNone : Error::kNoSpace;
+  if (backend_ == Backend::kDevdax)
+    return length_bytes <= length_bytes_ ? Error::kNone : Error::kNoSpace;
   // Past the limit the kernel would not only refuse, but send SIGXFSZ.
   rlimit limit{};
-  if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && length_bytes > limit.rlim_cur) {
+  if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+      length_bytes > limit.rlim_cur) {
     return Error::kNoSpace;
   }
   if (int result = sys::truncate(descriptor_, length_bytes); result < 0) return error_of(result);
@@ -140,7 +144,8 @@ bool Mapping::is_hole_from(uint64_t offset) const {
 }
 
 bool Mapping::read(uint64_t offset, void* data, size_t size_bytes) const {
-  if (backend_ != Backend::kDevdax) return sys::pread(descriptor_, data, size_bytes, offset) == static_cast<long>(size_bytes);
+  if (backend_ != Backend::kDevdax)
+    return sys::pread(descriptor_, data, size_bytes, offset) == static_cast<long>(size_bytes);
   // A device knows no pread, and no unit smaller than its alignment.
   uint64_t first = round_down(offset, kAddressAlignment);
   uint64_t map_bytes = round_up(offset + size_bytes, kAddressAlignment) - first;
@@ -155,24 +160,31 @@ Error Mapping::map(uint64_t base, uint64_t seed, bool keep_from_children) {
   bool is_dax = backend_ == Backend::kFsdax || backend_ == Backend::kDevdax;
   int flags = MAP_NORESERVE | (is_dax ? MAP_SHARED_VALIDATE | MAP_SYNC : MAP_SHARED);
   auto map_at = [&](uint64_t address, int more_flags) {
-    return sys::map(reinterpret_cast<void*>(address), length_bytes_, PROT_NONE, flags | more_flags, descriptor_, 0);
+    return sys::map(reinterpret_cast<void*>(address), length_bytes_, PROT_NONE, flags | more_flags,
+                    descriptor_, 0);
   };
   Error error = Error::kAddressTaken;
   int tries = base != 0 ? 1 : kMapTries;
-  for (int i = 0; i < tries && base_ == nullptr; i++, seed = seed * 6364136223846793005 + 1442695040888963407) {
-    uint64_t address = base != 0 ? base : kQuietFrom + round_down(seed % (kQuietTo - kQuietFrom), kAddressAlignment);
+  for (int i = 0; i < tries && base_ == nullptr;
+       i++, seed = seed * 6364136223846793005 + 1442695040888963407) {
+    uint64_t address =
+        base != 0 ? base
+                  : kQuietFrom + round_down(seed % (kQuietTo - kQuietFrom), kAddressAlignment);
     intptr_t got = map_at(address, MAP_FIXED_NOREPLACE);
     if (got == static_cast<intptr_t>(address)) base_ = reinterpret_cast<char*>(got);
     if (got >= 0 && base_ == nullptr) sys::unmap(reinterpret_cast<void*>(got), length_bytes_);
     if (got < 0 && got != -EEXIST) error = Error::kNoMemory;
   }
   if (base_ == nullptr && base == 0) {
-    // Under tools that own the address space (valgrind) any place is as good, if it is aligned: find one that is large enough, then take it.
+    // Under tools that own the address space (valgrind) any place is as good, if it is aligned:
+    // find one that is large enough, then take it.
     uint64_t room_bytes = length_bytes_ + kAddressAlignment;
-    intptr_t room = sys::map(nullptr, room_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    intptr_t room = sys::map(nullptr, room_bytes, PROT_NONE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (room >= 0) {
       sys::unmap(reinterpret_cast<void*>(room), room_bytes);
-      intptr_t got = map_at(round_up(static_cast<uint64_t>(room), kAddressAlignment), MAP_FIXED_NOREPLACE);
+      intptr_t got =
+          map_at(round_up(static_cast<uint64_t>(room), kAddressAlignment), MAP_FIXED_NOREPLACE);
       if (got >= 0) base_ = reinterpret_cast<char*>(got);
     }
     error = Error::kNoMemory;
@@ -190,7 +202,8 @@ Error Mapping::grow(uint64_t offset, size_t size_bytes) {
 Error Mapping::open_access(uint64_t offset, size_t size_bytes) {
   uint64_t unit_bytes = backend_ == Backend::kDevdax ? kAddressAlignment : page_bytes_;
   uint64_t first = round_down(offset, unit_bytes);
-  int result = sys::protect(base_ + first, round_up(offset + size_bytes, unit_bytes) - first, PROT_READ | PROT_WRITE);
+  int result = sys::protect(base_ + first, round_up(offset + size_bytes, unit_bytes) - first,
+                            PROT_READ | PROT_WRITE);
   return result < 0 ? Error::kNoMemory : Error::kNone;
 }
 
@@ -198,7 +211,8 @@ Error Mapping::allocate(uint64_t offset, size_t size_bytes) {
   uint64_t first = round_down(offset, page_bytes_);
   int result;
   do {
-    result = sys::advise(base_ + first, round_up(offset + size_bytes, page_bytes_) - first, MADV_POPULATE_WRITE);
+    result = sys::advise(base_ + first, round_up(offset + size_bytes, page_bytes_) - first,
+                         MADV_POPULATE_WRITE);
   } while (result == -EINTR || result == -EAGAIN);
   if (result == -EINVAL) return Error::kUnsupported;
   return result < 0 ? error_of(result) : Error::kNone;
@@ -234,7 +248,8 @@ void Mapping::close_descriptor() {
 
 void Mapping::unlink() {
   struct stat named {};
-  if (backend_ != Backend::kDevdax && ::lstat(path_, &named) == 0 && named.st_ino == inode_ && named.st_dev == device_) {
+  if (backend_ != Backend::kDevdax && ::lstat(path_, &named) == 0 && named.st_ino == inode_ &&
+      named.st_dev == device_) {
     sys::unlink(path_);
   }
 }

@@ -1,14 +1,18 @@
 // One arena file or device at one fixed address.
 //
-// The whole file is mapped when the arena is opened, without access, and made accessible piece by piece as it grows.  A piece is allocated in the file before it
-// is handed out, by MADV_POPULATE_WRITE, which faults it in at once and answers ENOSPC with an error where a touch would be SIGBUS.  So a stray access past the grown
-// part dies by SIGSEGV, mlockall() locks only what is used, a full file system is an error value, and growth takes no system calls but
-// mprotect and madvise.
+// The whole file is mapped when the arena is opened, without access, and made accessible piece by
+// piece as it grows.  A piece is allocated in the file before it is handed out, by
+// MADV_POPULATE_WRITE, which faults it in at once and answers ENOSPC with an error where a touch
+// would be SIGBUS.  So a stray access past the grown part dies by SIGSEGV, mlockall() locks only
+// what is used, a full file system is an error value, and growth takes no system calls but mprotect
+// and madvise.
 //
-// No descriptor is kept: the host program may close them all.  The lock is an open-file-description lock, which the kernel drops with the last reference to
-// the description; the mapping is such a reference.  So the lock goes away with the process, however it dies.
+// No descriptor is kept: the host program may close them all.  The lock is an open-file-description
+// lock, which the kernel drops with the last reference to the description; the mapping is such a
+// reference.  So the lock goes away with the process, however it dies.
 //
-// Thread safety: the caller holds the arena's extent lock, except for address(), which is constant after open.
+// Thread safety: the caller holds the arena's extent lock, except for address(), which is constant
+// after open.
 #pragma once
 
 #include <sys/types.h>
@@ -30,12 +34,14 @@ enum class Backend : uint8_t {
 class Mapping {
  public:
   // Opens or creates `path` (never through a symbolic link in its last part) and takes the lock.
-  // ERRORS: kInUse another process holds the lock; kUnsupported not a regular file and not a DAX device; kPermission; kNotFound the
-  // directory does not exist; kNoSpace; kIo.
+  // ERRORS: kInUse another process holds the lock; kUnsupported not a regular file and not a DAX
+  // device; kPermission; kNotFound the directory does not exist; kNoSpace; kIo.
   Error open(const char* path, bool may_create);
 
-  uint64_t length_bytes() const { return length_bytes_; }    // of the file or device when opened or set
-  Error set_length(uint64_t length_bytes);                   // ERRORS: kNoSpace: refused (file size limits)
+  uint64_t length_bytes() const {
+    return length_bytes_;
+  }                                         // of the file or device when opened or set
+  Error set_length(uint64_t length_bytes);  // ERRORS: kNoSpace: refused (file size limits)
 
   // True if the file holds no byte past `offset` (it may still have a length).
   bool is_hole_from(uint64_t offset) const;
@@ -47,16 +53,18 @@ class Mapping {
   // ERRORS: kAddressTaken; kNoMemory the kernel refuses that much (ulimit -v).
   Error map(uint64_t base, uint64_t seed, bool keep_from_children);
 
-  // Makes [offset, offset + size_bytes) of the file accessible, and allocated.  Whole pages are taken.
-  // ERRORS: kNoSpace, kNoMemory, kUnsupported a kernel before 5.14.
+  // Makes [offset, offset + size_bytes) of the file accessible, and allocated.  Whole pages are
+  // taken. ERRORS: kNoSpace, kNoMemory, kUnsupported a kernel before 5.14.
   Error grow(uint64_t offset, size_t size_bytes);
   // The first half alone, for a range that is allocated.
   Error open_access(uint64_t offset, size_t size_bytes);
   // The second half alone, for a range that is accessible, but whose space was given back.
   Error allocate(uint64_t offset, size_t size_bytes);
-  // The same, but what is past `resident_bytes` is not left mapped: it takes no part of the process's resident memory until it is touched.
+  // The same, but what is past `resident_bytes` is not left mapped: it takes no part of the
+  // process's resident memory until it is touched.
   Error allocate_resident(uint64_t offset, size_t size_bytes, size_t resident_bytes);
-  // Returns the space to the file system; the range stays mapped and reads as zeros.  False: the file system cannot.
+  // Returns the space to the file system; the range stays mapped and reads as zeros.  False: the
+  // file system cannot.
   bool give_back(uint64_t offset, size_t size_bytes);
 
   void unmap();

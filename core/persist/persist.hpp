@@ -1,10 +1,11 @@
 // Moves stores from the CPU caches to the persistence domain.
 //
-// A range is durable only after flush() of every line in it and then drain().  Before that a line may become durable at
-// any moment (eviction), so order by drain(), never by hoping a store stays volatile.
+// A range is durable only after flush() of every line in it and then drain().  Before that a line
+// may become durable at any moment (eviction), so order by drain(), never by hoping a store stays
+// volatile.
 //
-// Against the death of the process alone nothing has to move: a store to a shared mapping outlives its process as soon as
-// it is made.  That is `process` durability, and ProcessPersist.
+// Against the death of the process alone nothing has to move: a store to a shared mapping outlives
+// its process as soon as it is made.  That is `process` durability, and ProcessPersist.
 //
 // Thread safety: all methods may run concurrently.  drain() covers the calling thread only.
 #pragma once
@@ -42,8 +43,8 @@ class ProcessPersist final : public Persist {
 
 Persist& process_persist() noexcept;
 
-// One aligned store of at most 8 bytes, which neither a kill nor media can tear, after every earlier store of this thread.
-// Synchronises with loads that acquire it.
+// One aligned store of at most 8 bytes, which neither a kill nor media can tear, after every
+// earlier store of this thread. Synchronises with loads that acquire it.
 template <typename T>
 void publish(T* media, T value) noexcept {
   static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);

@@ -14,14 +14,15 @@
 namespace btd {
 namespace {
 
-// Epochs may differ by at most this much before the oldest are retired: well before their tags come round again (kTagMax).
+// Epochs may differ by at most this much before the oldest are retired: well before their tags come
+// round again (kTagMax).
 constexpr uint64_t kEpochSpanMax = 240;
 constexpr uint64_t kEpochSpanKept = 120;
 
 constexpr size_t kReadBytes = 512;
 
-// Too large for the stack of a small thread, which may be the one to open the arena; and not an object with a destructor, which would run while the
-// program still allocates.
+// Too large for the stack of a small thread, which may be the one to open the arena; and not an
+// object with a destructor, which would run while the program still allocates.
 alignas(ArenaView) char view_storage[sizeof(ArenaView)];
 ArenaView& view = reinterpret_cast<ArenaView&>(view_storage);
 
@@ -32,7 +33,8 @@ uint64_t start_ticks_of_self() {
   const char* at = std::strrchr(text, ')');
   for (int field = 0; at != nullptr && field < 20; field++) at = std::strchr(at + 1, ' ');
   uint64_t ticks = 0;
-  for (at = at == nullptr ? "" : at + 1; *at >= '0' && *at <= '9'; at++) ticks = ticks * 10 + static_cast<uint64_t>(*at - '0');
+  for (at = at == nullptr ? "" : at + 1; *at >= '0' && *at <= '9'; at++)
+    ticks = ticks * 10 + static_cast<uint64_t>(*at - '0');
   return ticks;
 }
 
@@ -42,7 +44,9 @@ void boot_id_of_machine(uint8_t (&id)[16]) {
   if (sys::read_file("/proc/sys/kernel/random/boot_id", text, sizeof(text)) < 36) return;
   int digits = 0;
   for (const char* at = text; *at != '\0' && digits < 32; at++) {
-    int value = *at >= '0' && *at <= '9' ? *at - '0' : *at >= 'a' && *at <= 'f' ? *at - 'a' + 10 : -1;
+    int value = *at >= '0' && *at <= '9'   ? *at - '0'
+                : *at >= 'a' && *at <= 'f' ? *at - 'a' + 10
+                                           : -1;
     if (value < 0) continue;
     id[digits / 2] = static_cast<uint8_t>(id[digits / 2] << 4 | value);
     digits++;
@@ -69,35 +73,50 @@ Error refuse_mapping(Line& why, const char* path, Error error) {
     case Error::kInUse: {
       why.text(path).text(": in use");
       if (ArenaView::open(path, view) == Error::kNone) {
-        why.text(" by process ").number(view.header().pid).text(" (").text(view.header().program).text(")");
+        why.text(" by process ")
+            .number(view.header().pid)
+            .text(" (")
+            .text(view.header().program)
+            .text(")");
       }
       view.close();
-      why.text("; it was left alone; wait for it to end, or choose another BARTENDER_ARENA (a pattern with %n takes the next free name)");
+      why.text(
+          "; it was left alone; wait for it to end, or choose another BARTENDER_ARENA (a pattern "
+          "with %n takes the next free name)");
       return error;
     }
     case Error::kUnsupported:
-      return refuse(why, path, error, "cannot hold an arena: it is a directory, a link, a FIFO or a device without DAX",
-                    "set BARTENDER_ARENA to the path of a file");
+      return refuse(
+          why, path, error,
+          "cannot hold an arena: it is a directory, a link, a FIFO or a device without DAX",
+          "set BARTENDER_ARENA to the path of a file");
     case Error::kPermission:
-      return refuse(why, path, error, "access is refused", "set BARTENDER_ARENA to a file that you may write");
+      return refuse(why, path, error, "access is refused",
+                    "set BARTENDER_ARENA to a file that you may write");
     case Error::kNotFound:
-      return refuse(why, path, error, "its directory does not exist", "make the directory, or set BARTENDER_ARENA to another");
+      return refuse(why, path, error, "its directory does not exist",
+                    "make the directory, or set BARTENDER_ARENA to another");
     case Error::kSandboxed:
-      return refuse(why, path, error, "a system call filter forbids to make it", "start the program without its sandbox to have an arena");
+      return refuse(why, path, error, "a system call filter forbids to make it",
+                    "start the program without its sandbox to have an arena");
     case Error::kNoSpace:
-      return refuse(why, path, error, "the file system has no room for it", "free space there, or set BARTENDER_ARENA to another place");
+      return refuse(why, path, error, "the file system has no room for it",
+                    "free space there, or set BARTENDER_ARENA to another place");
     case Error::kNoMemory:
-      return refuse(why, path, error, "the kernel refuses the address space", "raise ulimit -v, or set a smaller BARTENDER_SIZE");
+      return refuse(why, path, error, "the kernel refuses the address space",
+                    "raise ulimit -v, or set a smaller BARTENDER_SIZE");
     case Error::kAddressTaken:
       return refuse(why, path, error, "its fixed address is occupied in this process",
                     "read it with bartender salvage, then remove it with bartender rm");
     default:
-      return refuse(why, path, error, "the kernel refuses it", "see dmesg, or set BARTENDER_ARENA to another place");
+      return refuse(why, path, error, "the kernel refuses it",
+                    "see dmesg, or set BARTENDER_ARENA to another place");
   }
 }
 
-// A file or device that holds nothing, or an arena whose making was cut short: then copy B of the header is still zero, and copy A begins with the magic or is
-// zero too.  Anything else is somebody's.
+// A file or device that holds nothing, or an arena whose making was cut short: then copy B of the
+// header is still zero, and copy A begins with the magic or is zero too.  Anything else is
+// somebody's.
 bool is_never_used(const Mapping& mapping) {
   if (mapping.length_bytes() == 0) return true;
   bool is_device = mapping.backend() == Backend::kDevdax;
@@ -122,21 +141,29 @@ Error create(const OpenRequest& request, const Mapping& mapping, Arena& arena, L
   // Of a bounded address space the program needs the larger part itself.
   rlimit limit{};
   if (::getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
-    capacity_bytes = max(kCapacityBytesMin, min<uint64_t>(capacity_bytes, round_down(limit.rlim_cur / 8, kMiB)));
+    capacity_bytes =
+        max(kCapacityBytesMin, min<uint64_t>(capacity_bytes, round_down(limit.rlim_cur / 8, kMiB)));
   }
   for (;;) {
     Error error = arena.create(mapping, capacity_bytes, request.keep_from_children);
     if (error == Error::kNone) return error;
     // ulimit -v, valgrind, file size limits: a smaller arena is better than none.
     bool is_too_large = error == Error::kNoSpace || error == Error::kNoMemory;
-    if (!is_too_large || capacity_bytes / 2 < kCapacityBytesMin) return refuse_mapping(why, request.path, error);
+    if (!is_too_large || capacity_bytes / 2 < kCapacityBytesMin)
+      return refuse_mapping(why, request.path, error);
     capacity_bytes /= 2;
   }
 }
 
 Error damaged_frame(Line& why, const char* path, uint64_t frame, const char* what) {
-  why.text(path).text(": frame ").number(frame).text(": ").text(what)
-      .text("; nothing was written to it; look with `bartender check ").text(path).text("`, mend a copy with --repair --to COPY");
+  why.text(path)
+      .text(": frame ")
+      .number(frame)
+      .text(": ")
+      .text(what)
+      .text("; nothing was written to it; look with `bartender check ")
+      .text(path)
+      .text("`, mend a copy with --repair --to COPY");
   return Error::kCorrupt;
 }
 
@@ -145,8 +172,9 @@ Error validate_frames(const FrameHeader* headers, const char* path, Line& why) {
   const ArenaHeader& header = view.header();
   struct {
     uint64_t first, end;
-  } zones[] = {{0, header.coarse_frames_grown},
-               {header.coarse_frame_count, uint64_t{header.coarse_frame_count} + header.fine_frames_grown}};
+  } zones[] = {
+      {0, header.coarse_frames_grown},
+      {header.coarse_frame_count, uint64_t{header.coarse_frame_count} + header.fine_frames_grown}};
   for (auto [frame, end] : zones) {
     uint64_t extent_end = frame;
     for (; frame < end; frame++) {
@@ -154,9 +182,11 @@ Error validate_frames(const FrameHeader* headers, const char* path, Line& why) {
       uint64_t word;
       std::memcpy(&word, &media.descriptor, sizeof(word));
       if (word == 0) continue;
-      if (frame < extent_end) return damaged_frame(why, path, frame, "it claims to start inside another extent");
+      if (frame < extent_end)
+        return damaged_frame(why, path, frame, "it claims to start inside another extent");
       Extent extent;
-      if (const char* fault = view.parse(media, frame, end, extent)) return damaged_frame(why, path, frame, fault);
+      if (const char* fault = view.parse(media, frame, end, extent))
+        return damaged_frame(why, path, frame, fault);
       if (const char* fault = view.body_fault(media)) return damaged_frame(why, path, frame, fault);
       if (extent.kind == ExtentKind::kLarge && !is_large_state_valid(media.state)) {
         return damaged_frame(why, path, frame, "the state of its block is damaged");
@@ -167,9 +197,11 @@ Error validate_frames(const FrameHeader* headers, const char* path, Line& why) {
   return Error::kNone;
 }
 
-// Tells the arena of every extent and every run of free frames.  True: there are extents that may hold survivors.
+// Tells the arena of every extent and every run of free frames.  True: there are extents that may
+// hold survivors.
 //
-// The only stores to media are descriptors of large extents without a block: an allocation that was cut short before its commit, or a free after it.
+// The only stores to media are descriptors of large extents without a block: an allocation that was
+// cut short before its commit, or a free after it.
 bool adopt_frames(FrameHeader* headers, Arena& arena) {
   const ArenaHeader& header = view.header();
   bool is_any = false;
@@ -211,23 +243,32 @@ bool adopt_frames(FrameHeader* headers, Arena& arena) {
 
 Error recover(const OpenRequest& request, const Mapping& mapping, Arena& arena, Line& why) {
   if (Error error = ArenaView::open(request.path, view); error != Error::kNone) {
-    return refuse(why, request.path, error, fault_text(view.fault()),
-                  error == Error::kCorrupt ? "look with bartender check, mend a copy with bartender check --repair --to COPY"
-                                           : "set BARTENDER_ARENA to another path");
+    return refuse(
+        why, request.path, error, fault_text(view.fault()),
+        error == Error::kCorrupt
+            ? "look with bartender check, mend a copy with bartender check --repair --to COPY"
+            : "set BARTENDER_ARENA to another path");
   }
   int damaged = view.damaged_copy();
   if (damaged >= 0 && view.copy_state(damaged) == ArenaView::CopyState::kBad) {
-    Line().text(request.path).text(": copy ").text(damaged == 0 ? "A" : "B")
-        .text(" of the arena header was damaged; it was restored from the other").write(LogLevel::kInfo);
+    Line()
+        .text(request.path)
+        .text(": copy ")
+        .text(damaged == 0 ? "A" : "B")
+        .text(" of the arena header was damaged; it was restored from the other")
+        .write(LogLevel::kInfo);
   }
-  if (Error error = arena.attach(mapping, view.header(), request.keep_from_children); error != Error::kNone) {
+  if (Error error = arena.attach(mapping, view.header(), request.keep_from_children);
+      error != Error::kNone) {
     return refuse_mapping(why, request.path, error);
   }
-  auto* headers = reinterpret_cast<FrameHeader*>(arena.mapping().address(view.header().frame_header_offset));
-  if (Error error = validate_frames(headers, request.path, why); error != Error::kNone) return error;
+  auto* headers =
+      reinterpret_cast<FrameHeader*>(arena.mapping().address(view.header().frame_header_offset));
+  if (Error error = validate_frames(headers, request.path, why); error != Error::kNone)
+    return error;
 
-  // From here on the arena is understood, and written to.  First copy B, if it is not good: the next update overwrites copy A, and a kill in the middle of that
-  // must find a whole B.
+  // From here on the arena is understood, and written to.  First copy B, if it is not good: the
+  // next update overwrites copy A, and a kill in the middle of that must find a whole B.
   if (damaged == 1) arena.mend_header_copy();
   bool may_have_survivors = adopt_frames(headers, arena);
   arena.may_reclaim_survivors = request.on_restart != OnRestart::kKeep;
@@ -244,7 +285,8 @@ Error open_arena(const OpenRequest& request, Arena& arena, Line& why) {
   Error error = mapping.open(request.path, request.may_create);
   if (error != Error::kNone) return refuse_mapping(why, request.path, error);
   bool is_new = is_never_used(mapping);
-  if (!is_new && request.on_restart == OnRestart::kDiscard && ArenaView::open(request.path, view) == Error::kNone) {
+  if (!is_new && request.on_restart == OnRestart::kDiscard &&
+      ArenaView::open(request.path, view) == Error::kNone) {
     if (mapping.backend() == Backend::kDevdax) {
       is_new = true;
     } else {

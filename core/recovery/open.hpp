@@ -1,7 +1,8 @@
 // Opening an arena: the making of a new one, or the recovery of one whose owner is gone.
 //
-// Recovery reads the arena header and the frame headers, never the states: its time depends on the frames, not on the blocks.  It validates
-// everything it will trust before it writes anything; what it does not understand it leaves as it is.  It can be killed at any instruction and run again.
+// Recovery reads the arena header and the frame headers, never the states: its time depends on the
+// frames, not on the blocks.  It validates everything it will trust before it writes anything; what
+// it does not understand it leaves as it is.  It can be killed at any instruction and run again.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,8 @@ namespace btd {
 
 struct OpenRequest {
   const char* path;
-  uint64_t capacity_bytes;  // of a new arena; less when the kernel refuses that much, at least kCapacityBytesMin
+  uint64_t capacity_bytes;  // of a new arena; less when the kernel refuses that much, at least
+                            // kCapacityBytesMin
   OnRestart on_restart = OnRestart::kSalvage;
   bool keep_from_children = false;
   bool may_create = true;
@@ -24,9 +26,10 @@ struct OpenRequest {
 
 inline constexpr uint64_t kCapacityBytesMin = 4 * kMiB;
 
-// Opens or makes the arena and starts it.  On an error `why` says what happened, what is safe and what to do.
-// ERRORS: kInUse, kUnsupported, kPermission, kNotFound, kForeign, kNewer, kMismatch, kCorrupt, kAddressTaken, kNoSpace, kNoMemory, kIo.
-// Thread safety: one call at a time in a process.
+// Opens or makes the arena and starts it.  On an error `why` says what happened, what is safe and
+// what to do. ERRORS: kInUse, kUnsupported, kPermission, kNotFound, kForeign, kNewer, kMismatch,
+// kCorrupt, kAddressTaken, kNoSpace, kNoMemory, kIo. Thread safety: one call at a time in a
+// process.
 Error open_arena(const OpenRequest& request, Arena& arena, Line& why);
 
 }  // namespace btd

@@ -48,7 +48,8 @@ class PathBuilder {
   bool fits_ = true;
 };
 
-// Makes the directory of `path` if it is missing, and its parents if `with_parents`.  False: it is not ours alone.
+// Makes the directory of `path` if it is missing, and its parents if `with_parents`.  False: it is
+// not ours alone.
 bool prepare_directory(const char* path, bool with_parents) {
   char directory[kSettingTextBytes];
   std::strncpy(directory, path, sizeof(directory) - 1);
@@ -66,12 +67,14 @@ bool prepare_directory(const char* path, bool with_parents) {
   int opened = sys::open(directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
   if (opened < 0) return false;
   struct stat status {};
-  bool is_good = sys::stat_of(opened, &status) == 0 && status.st_uid == geteuid() && (status.st_mode & 022) == 0;
+  bool is_good = sys::stat_of(opened, &status) == 0 && status.st_uid == geteuid() &&
+                 (status.st_mode & 022) == 0;
   sys::close(opened);
   return is_good;
 }
 
-Error open_pattern(const Config& config, const char* pattern, const char* program, Arena& arena, Line& why) {
+Error open_pattern(const Config& config, const char* pattern, const char* program, Arena& arena,
+                   Line& why) {
   bool has_number = std::strstr(pattern, "%n") != nullptr;
   for (unsigned number = 0;; number++) {
     char path[kSettingTextBytes];
@@ -96,7 +99,8 @@ Error open_pattern(const Config& config, const char* pattern, const char* progra
 
 }  // namespace
 
-bool expand_pattern(const char* pattern, const char* program, unsigned number, char* out, size_t out_bytes) {
+bool expand_pattern(const char* pattern, const char* program, unsigned number, char* out,
+                    size_t out_bytes) {
   PathBuilder path(out, out_bytes);
   for (const char* at = pattern; *at != '\0'; at++) {
     if (*at != '%') {
@@ -130,7 +134,8 @@ Error open_by_config(const Config& config, const char* program, Arena& arena, Li
   bool is_default = std::strcmp(config.arena, find_setting("ARENA")->default_text) == 0;
   if (!is_default) return open_pattern(config, config.arena, program, arena, why);
   char path[kSettingTextBytes];
-  if (expand_pattern(config.arena, program, 0, path, sizeof(path)) && prepare_directory(path, false)) {
+  if (expand_pattern(config.arena, program, 0, path, sizeof(path)) &&
+      prepare_directory(path, false)) {
     return open_pattern(config, config.arena, program, arena, why);
   }
   const char* state_home = secure_getenv("XDG_STATE_HOME");
@@ -142,11 +147,14 @@ Error open_by_config(const Config& config, const char* program, Arena& arena, Li
   } else if (home != nullptr && home[0] == '/') {
     builder.text(home).text("/.local/state");
   } else {
-    why.text(path).text(": its directory cannot be made or is not this user's alone, and HOME is not set; set BARTENDER_ARENA");
+    why.text(path).text(
+        ": its directory cannot be made or is not this user's alone, and HOME is not set; set "
+        "BARTENDER_ARENA");
     return Error::kPermission;
   }
   if (!builder.text(kStatePattern).finish() || !prepare_directory(pattern, true)) {
-    why.text(path).text(" and ").text(pattern).text(": no directory of this user's alone there; set BARTENDER_ARENA");
+    why.text(path).text(" and ").text(pattern).text(
+        ": no directory of this user's alone there; set BARTENDER_ARENA");
     return Error::kPermission;
   }
   return open_pattern(config, pattern, program, arena, why);

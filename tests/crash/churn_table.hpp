@@ -36,23 +36,29 @@ inline uint64_t churn_word(uint64_t pattern, uint64_t index) {
   return (x ^ (x >> 32)) | 1;  // never the zero that a lost page reads as
 }
 
-// Fills whole words and the bytes after the last.
+// Fills whole words and the bytes after the last, from the word of first_byte on.
 inline void fill_churn(void* block, uint64_t pattern, uint64_t first_byte, uint64_t size_bytes) {
   auto* bytes = static_cast<char*>(block);
-  for (uint64_t at = first_byte & ~uint64_t{7}; at < size_bytes; at += 8) {
+  uint64_t at = first_byte & ~uint64_t{7};
+  for (; at + 8 <= size_bytes; at += 8) {
     uint64_t word = churn_word(pattern, at / 8);
-    std::memcpy(bytes + at, &word, size_bytes - at < 8 ? size_bytes - at : 8);
+    std::memcpy(bytes + at, &word, 8);
   }
+  uint64_t last = churn_word(pattern, at / 8);
+  if (at < size_bytes) std::memcpy(bytes + at, &last, size_bytes - at);
 }
 
-// Offset of the first byte of the word that is not as filled; size_bytes: none.
+// Offset of the first word that is not as filled; size_bytes: none.
 inline uint64_t first_wrong_byte(const void* block, uint64_t pattern, uint64_t size_bytes) {
   auto* bytes = static_cast<const char*>(block);
-  for (uint64_t at = 0; at < size_bytes; at += 8) {
-    uint64_t word = churn_word(pattern, at / 8);
-    if (std::memcmp(bytes + at, &word, size_bytes - at < 8 ? size_bytes - at : 8) != 0) return at;
+  uint64_t at = 0;
+  for (; at + 8 <= size_bytes; at += 8) {
+    uint64_t word;
+    std::memcpy(&word, bytes + at, 8);
+    if (word != churn_word(pattern, at / 8)) return at;
   }
-  return size_bytes;
+  uint64_t last = churn_word(pattern, at / 8);
+  return at == size_bytes || std::memcmp(bytes + at, &last, size_bytes - at) == 0 ? size_bytes : at;
 }
 
 }  // namespace btd::test

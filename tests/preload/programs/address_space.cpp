@@ -1,4 +1,5 @@
-// Under ulimit -v: blocks are given until the limit, then NULL with ENOMEM; what was given stays whole.
+// Under ulimit -v: blocks are given until the limit, then NULL with ENOMEM; what was given stays
+// whole.
 #include <sys/resource.h>
 
 #include "check.hpp"
@@ -28,7 +29,8 @@ int main() {
   printf("%zu MiB\n", count);
   check(count < 4096, "the limit is met");
   check(errno == ENOMEM, "with ENOMEM");
-  for (size_t i = 0; i < count; i++) check(compat::holds(blocks[i], kBlockBytes, i), "contents at the limit");
+  for (size_t i = 0; i < count; i++)
+    check(compat::holds(blocks[i], kBlockBytes, i), "contents at the limit");
   for (size_t i = 0; i < count; i++) free(blocks[i]);
   void* again = malloc(50 * kBlockBytes);
   check(again != nullptr, "freed memory can be had again");

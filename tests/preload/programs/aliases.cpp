@@ -1,6 +1,7 @@
 // Every name by which a program can reach malloc gives memory that every name of free takes.
 //
-// A name left out would be glibc's: its pointers would meet our free.  So each is called, not only looked up.
+// A name left out would be glibc's: its pointers would meet our free.  So each is called, not only
+// looked up.
 #include <malloc.h>
 
 #include "check.hpp"
@@ -9,7 +10,8 @@ using compat::check;
 
 namespace {
 
-// Looks a name up as the dynamic linker would; names of later glibc versions may be missing without a preload.
+// Looks a name up as the dynamic linker would; names of later glibc versions may be missing without
+// a preload.
 template <typename F>
 F* name(const char* symbol, bool is_needed) {
   void* address = dlsym(RTLD_DEFAULT, symbol);

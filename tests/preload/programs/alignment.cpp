@@ -1,4 +1,5 @@
-// Every way of asking for aligned memory, from sizeof(void*) to 4 MiB; EINVAL for what is no alignment.
+// Every way of asking for aligned memory, from sizeof(void*) to 4 MiB; EINVAL for what is no
+// alignment.
 #include <malloc.h>
 
 #include "check.hpp"
@@ -18,7 +19,8 @@ void take_and_verify(size_t alignment) {
   for (size_t i = 0; i < kCount; i++) {
     size_t size_bytes = compat::kSizes[i];
     check(posix_memalign(&blocks[0][i], alignment, size_bytes) == 0, "posix_memalign");
-    blocks[1][i] = aligned_alloc(alignment, opaque((size_bytes + alignment - 1) & ~(alignment - 1)));
+    blocks[1][i] =
+        aligned_alloc(alignment, opaque((size_bytes + alignment - 1) & ~(alignment - 1)));
     blocks[2][i] = memalign(alignment, size_bytes);
     for (auto& kind : blocks) {
       check(kind[i] != nullptr, "an aligned block");
@@ -43,17 +45,19 @@ void take_and_verify(size_t alignment) {
 }  // namespace
 
 int main() {
-  for (size_t alignment = sizeof(void*); alignment <= size_t{4} << 20; alignment *= 2) take_and_verify(alignment);
+  for (size_t alignment = sizeof(void*); alignment <= size_t{4} << 20; alignment *= 2)
+    take_and_verify(alignment);
   for (size_t size_bytes : compat::kSizes) {
     void* block = malloc(opaque(size_bytes));
     check(is_aligned(block, size_bytes >= 16 ? 16 : 8), "malloc aligns to 16, as glibc's");
     free(block);
   }
   void* kept = opaque(static_cast<void*>(&kept));
-  for (size_t alignment : {size_t{0}, size_t{1}, size_t{2}, size_t{3}, size_t{4}, size_t{7}, size_t{24}, size_t{96},
-                           size_t{4097}, SIZE_MAX}) {
+  for (size_t alignment : {size_t{0}, size_t{1}, size_t{2}, size_t{3}, size_t{4}, size_t{7},
+                           size_t{24}, size_t{96}, size_t{4097}, SIZE_MAX}) {
     for (size_t size_bytes : {size_t{10}, size_t{100000}}) {
-      check(posix_memalign(&kept, opaque(alignment), size_bytes) == EINVAL, "posix_memalign refuses with EINVAL");
+      check(posix_memalign(&kept, opaque(alignment), size_bytes) == EINVAL,
+            "posix_memalign refuses with EINVAL");
       check(kept == &kept, "and leaves its argument");
     }
   }

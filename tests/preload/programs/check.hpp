@@ -1,6 +1,6 @@
-// What the programs of this directory share: checks that print what failed, block patterns, and a way to ask whether the
-// library under test is really in.  Every program exits with 0 when its idea holds, with or without a preload; plain
-// glibc passes them all.
+// What the programs of this directory share: checks that print what failed, block patterns, and a
+// way to ask whether the library under test is really in.  Every program exits with 0 when its idea
+// holds, with or without a preload; plain glibc passes them all.
 #pragma once
 
 #include <dlfcn.h>
@@ -26,11 +26,13 @@ inline void check(bool holds, const char* what,
   if (holds) return;
   if (failure_count.fetch_add(1) >= 20) return;  // the first failures tell the story
   char line[256];
-  int length = snprintf(line, sizeof(line), "FAILED line %u: %s (errno %d)\n", where.line(), what, errno);
+  int length =
+      snprintf(line, sizeof(line), "FAILED line %u: %s (errno %d)\n", where.line(), what, errno);
   if (write(2, line, static_cast<size_t>(length)) < 0) _exit(99);
 }
 
-// Hides a value from the optimizer and from the compiler's warnings about misuse, which these programs do on purpose.
+// Hides a value from the optimizer and from the compiler's warnings about misuse, which these
+// programs do on purpose.
 template <typename T>
 T opaque(T value) {
   asm volatile("" : "+r"(value) : : "memory");
@@ -44,9 +46,9 @@ inline int library_state() {
 }
 
 // Both sides of every threshold, of the 64-byte granule, of the page and of the frame.
-inline constexpr size_t kSizes[] = {1,    8,     16,    24,    48,    64,    100,    256,    1000,   1024,
-                                    4096, 10000, 16383, 16384, 16385, 32768, 40000,  65536,  100000, 262144,
-                                    1048576};
+inline constexpr size_t kSizes[] = {1,     8,     16,    24,    48,     64,     100,
+                                    256,   1000,  1024,  4096,  10000,  16383,  16384,
+                                    16385, 32768, 40000, 65536, 100000, 262144, 1048576};
 inline constexpr size_t kSizeCount = sizeof(kSizes) / sizeof(kSizes[0]);
 
 inline uint64_t mix(uint64_t value) {
@@ -88,7 +90,8 @@ inline bool all_zero(const void* block, size_t size_bytes) {
 
 inline uint64_t next_random(uint64_t& state) { return mix(state += 0x9E3779B97F4A7C15); }
 
-// Allocates, fills, verifies and frees at random; the work that a thread does in the background of other tests.
+// Allocates, fills, verifies and frees at random; the work that a thread does in the background of
+// other tests.
 class Churn {
  public:
   explicit Churn(uint64_t seed) : random_(seed) {}
@@ -103,7 +106,8 @@ class Churn {
     size_t slot = random % kSlotCount;
     drop(slot);
     // Mostly small, one in eight across the default threshold.
-    size_t size_bytes = (random >> 8) % 8 == 0 ? 16384 + (random >> 16) % 50000 : 1 + (random >> 16) % 600;
+    size_t size_bytes =
+        (random >> 8) % 8 == 0 ? 16384 + (random >> 16) % 50000 : 1 + (random >> 16) % 600;
     void* block = malloc(size_bytes);
     check(block != nullptr, "malloc in churn");
     if (block == nullptr) return;
@@ -142,7 +146,8 @@ inline void check_child(pid_t child, int status, const char* what,
   bool good = waited == child && WIFEXITED(got) && WEXITSTATUS(got) == status;
   if (!good) {
     char line[128];
-    int length = snprintf(line, sizeof(line), "child %d: wait status 0x%x\n", child, static_cast<unsigned>(got));
+    int length = snprintf(line, sizeof(line), "child %d: wait status 0x%x\n", child,
+                          static_cast<unsigned>(got));
     if (write(2, line, static_cast<size_t>(length)) < 0) _exit(99);
   }
   check(good, what, where);

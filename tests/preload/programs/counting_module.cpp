@@ -1,7 +1,9 @@
-// Another preloaded malloc, of the common kind: finds the next one with dlsym, which allocates while we are not ready.
+// Another preloaded malloc, of the common kind: finds the next one with dlsym, which allocates
+// while we are not ready.
 //
-// In front of the library under test it must find it; behind it, it must get what is not routed to the arena.  All
-// names are looked up at the first call; what dlsym itself asks for meanwhile comes from a small buffer.
+// In front of the library under test it must find it; behind it, it must get what is not routed to
+// the arena.  All names are looked up at the first call; what dlsym itself asks for meanwhile comes
+// from a small buffer.
 #include "check.hpp"
 
 namespace {

@@ -1,4 +1,5 @@
-// dlopen(RTLD_DEEPBIND): a module that would bind to glibc's malloc behind our back frees our blocks and gives us its own.
+// dlopen(RTLD_DEEPBIND): a module that would bind to glibc's malloc behind our back frees our
+// blocks and gives us its own.
 //
 // Argument: path of the plugin.
 #include <malloc.h>
@@ -19,7 +20,8 @@ void use_plugin(const char* path, int flags) {
   auto give_back = reinterpret_cast<void (*)(void*)>(dlsym(module, "plugin_give_back"));
   auto grow = reinterpret_cast<void* (*)(void*, size_t)>(dlsym(module, "plugin_grow"));
   auto copy = reinterpret_cast<char* (*)(const char*)>(dlsym(module, "plugin_copy"));
-  auto read_lines = reinterpret_cast<void (*)(char**, size_t*)>(dlsym(module, "plugin_give_back_getline"));
+  auto read_lines =
+      reinterpret_cast<void (*)(char**, size_t*)>(dlsym(module, "plugin_give_back_getline"));
   auto works_alone = reinterpret_cast<int (*)()>(dlsym(module, "plugin_works_alone"));
   check(works_alone() == 0, "the plugin works alone");
   for (size_t size_bytes : compat::kSizes) {
@@ -40,7 +42,8 @@ void use_plugin(const char* path, int flags) {
   check(strcmp(text, "across the border") == 0, "strdup of the plugin");
   free(text);
   size_t line_bytes = 10;
-  char* line = static_cast<char*>(malloc(line_bytes));  // getline of the plugin's libc grows our block
+  char* line =
+      static_cast<char*>(malloc(line_bytes));  // getline of the plugin's libc grows our block
   read_lines(&line, &line_bytes);
   check(line != nullptr && line_bytes > 10, "getline of the plugin");
   free(line);
@@ -62,7 +65,8 @@ int main(int argc, char** argv) {
   // dlopen storms from threads.
   auto storm = [](void* path) -> void* {
     for (int i = 0; i < 100; i++) {
-      void* module = dlopen(static_cast<const char*>(path), RTLD_NOW | (i % 2 == 0 ? RTLD_DEEPBIND : 0));
+      void* module =
+          dlopen(static_cast<const char*>(path), RTLD_NOW | (i % 2 == 0 ? RTLD_DEEPBIND : 0));
       if (module == nullptr) continue;
       auto take = reinterpret_cast<void* (*)(size_t)>(dlsym(module, "plugin_take"));
       free(take(30000));
@@ -71,7 +75,8 @@ int main(int argc, char** argv) {
     return nullptr;
   };
   pthread_t threads[3];
-  for (pthread_t& thread : threads) check(pthread_create(&thread, nullptr, storm, argv[1]) == 0, "pthread_create");
+  for (pthread_t& thread : threads)
+    check(pthread_create(&thread, nullptr, storm, argv[1]) == 0, "pthread_create");
   for (pthread_t thread : threads) pthread_join(thread, nullptr);
   return compat::finish();
 }

@@ -1,7 +1,8 @@
-// A program that closes every descriptor from 3 to 1023 and reopens them: its own files stay untouched, the heap goes on.
+// A program that closes every descriptor from 3 to 1023 and reopens them: its own files stay
+// untouched, the heap goes on.
 //
-// Arguments: "hold" waits for a line on stdin before the end, so that the driver can look at the arena meanwhile;
-// "all" closes with close_range(3, ~0) what a descriptor above 1023 would survive.
+// Arguments: "hold" waits for a line on stdin before the end, so that the driver can look at the
+// arena meanwhile; "all" closes with close_range(3, ~0) what a descriptor above 1023 would survive.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -16,7 +17,8 @@ int main(int argc, char** argv) {
   void* old_small = malloc(100);
   compat::fill(old_large, 1000000, 1);
   compat::fill(old_small, 100, 2);
-  FILE* mark = tmpfile();  // a file of the program's own, which nobody else may write to or lengthen
+  FILE* mark =
+      tmpfile();  // a file of the program's own, which nobody else may write to or lengthen
   if (closes_all) {
     syscall(SYS_close_range, 3u, ~0u, 0u);
   } else {
@@ -55,7 +57,8 @@ int main(int argc, char** argv) {
   check(compat::holds(old_large, 1000000, 1), "the old large block");
   check(compat::holds(old_small, 100, 2), "the old small block");
   struct stat status;
-  check(fstat(first, &status) == 0 && status.st_size == 4 && status.st_blocks <= 8, "the program's own file is untouched");
+  check(fstat(first, &status) == 0 && status.st_size == 4 && status.st_blocks <= 8,
+        "the program's own file is untouched");
   (void)mark;
   if (argc > 1 && strcmp(argv[1], "hold") == 0) {
     printf("holding\n");

@@ -1,4 +1,5 @@
-// dlopen of a bare name searches the caller's DT_RUNPATH: an interposed dlopen must still be called "by" the program.
+// dlopen of a bare name searches the caller's DT_RUNPATH: an interposed dlopen must still be called
+// "by" the program.
 //
 // The program is linked with -rpath '$ORIGIN'; the plugin is beside it.
 #include "check.hpp"

@@ -1,4 +1,5 @@
-// A second preload whose constructor allocates before ours has run and whose destructor frees after ours.
+// A second preload whose constructor allocates before ours has run and whose destructor frees after
+// ours.
 #include "check.hpp"
 
 namespace {
@@ -21,4 +22,6 @@ __attribute__((destructor(101))) void destruct() {
 
 }  // namespace
 
-extern "C" bool early_block_is_good() { return block != nullptr && compat::holds(block, 200000, 11); }
+extern "C" bool early_block_is_good() {
+  return block != nullptr && compat::holds(block, 200000, 11);
+}

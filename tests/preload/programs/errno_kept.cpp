@@ -1,4 +1,5 @@
-// free keeps errno, whatever it has to do: caches that flush, extents that are given back, blocks of other threads.
+// free keeps errno, whatever it has to do: caches that flush, extents that are given back, blocks
+// of other threads.
 #include <pthread.h>
 
 #include "check.hpp"

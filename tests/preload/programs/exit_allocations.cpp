@@ -48,7 +48,8 @@ int main() {
       nullptr);
   for (size_t i = 1; i <= 3; i++) {
     pthread_t thread;
-    compat::check(pthread_create(&thread, nullptr, churn_for_ever, reinterpret_cast<void*>(i)) == 0, "pthread_create");
+    compat::check(pthread_create(&thread, nullptr, churn_for_ever, reinterpret_cast<void*>(i)) == 0,
+                  "pthread_create");
     pthread_detach(thread);
   }
   while (steps < 1000) sched_yield();

@@ -1,4 +1,5 @@
-// More is asked for than the arena's place can hold: the rest comes from DRAM, or NULL with ENOMEM; never SIGBUS.
+// More is asked for than the arena's place can hold: the rest comes from DRAM, or NULL with ENOMEM;
+// never SIGBUS.
 //
 // Argument: MiB to take in all.
 #include "check.hpp"
@@ -33,7 +34,8 @@ int main(int argc, char** argv) {
     for (Node* node = list; node != nullptr; node = node->next) seen++;
     while (list != nullptr) {
       Node* next = list->next;
-      check(compat::holds(list + 1, list->size_bytes - sizeof(Node), --seen), "contents beyond the arena's room");
+      check(compat::holds(list + 1, list->size_bytes - sizeof(Node), --seen),
+            "contents beyond the arena's room");
       free(list);
       list = next;
     }

@@ -12,7 +12,8 @@ int main() {
   auto libc_memalign = reinterpret_cast<void* (*)(size_t, size_t)>(dlsym(libc, "memalign"));
   auto libc_free = reinterpret_cast<void (*)(void*)>(dlsym(libc, "free"));
   if (compat::library_state() >= 0) {
-    check(reinterpret_cast<void*>(libc_malloc) != dlsym(RTLD_DEFAULT, "malloc"), "libc's own malloc was found");
+    check(reinterpret_cast<void*>(libc_malloc) != dlsym(RTLD_DEFAULT, "malloc"),
+          "libc's own malloc was found");
   }
   for (int round = 0; round < 20; round++) {
     for (size_t size_bytes : compat::kSizes) {

@@ -1,4 +1,5 @@
-// 200 forks while three threads churn; every child allocates, frees what it inherited and starts a thread of its own.
+// 200 forks while three threads churn; every child allocates, frees what it inherited and starts a
+// thread of its own.
 #include <pthread.h>
 
 #include "check.hpp"
@@ -39,7 +40,8 @@ void* churn_a_little(void*) {
   for (size_t i = 0; i < kInheritedCount; i += 2) free(inherited[i]);
   if (round % 4 == 0) {
     pthread_t thread;
-    check(pthread_create(&thread, nullptr, churn_a_little, nullptr) == 0, "pthread_create in the child");
+    check(pthread_create(&thread, nullptr, churn_a_little, nullptr) == 0,
+          "pthread_create in the child");
     pthread_join(thread, nullptr);
   }
   int status = compat::failure_count == 0 ? 0 : 1;
@@ -56,7 +58,8 @@ int main() {
   }
   pthread_t threads[3];
   for (size_t i = 0; i < 3; i++) {
-    check(pthread_create(&threads[i], nullptr, churn, reinterpret_cast<void*>(i + 1)) == 0, "pthread_create");
+    check(pthread_create(&threads[i], nullptr, churn, reinterpret_cast<void*>(i + 1)) == 0,
+          "pthread_create");
   }
   for (int round = 0; round < kForkCount; round++) {
     long seen = steps;
@@ -70,7 +73,8 @@ int main() {
   is_over = true;
   for (pthread_t thread : threads) pthread_join(thread, nullptr);
   for (size_t i = 0; i < kInheritedCount; i++) {
-    check(compat::holds(inherited[i], inherited_bytes(i), i), "the parent's block after all children");
+    check(compat::holds(inherited[i], inherited_bytes(i), i),
+          "the parent's block after all children");
     free(inherited[i]);
   }
   return compat::finish();

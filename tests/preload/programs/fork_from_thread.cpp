@@ -35,7 +35,8 @@ void* fork_often(void* argument) {
 int main() {
   pthread_t threads[3];
   for (size_t i = 0; i < 3; i++) {
-    check(pthread_create(&threads[i], nullptr, fork_often, reinterpret_cast<void*>(i + 1)) == 0, "pthread_create");
+    check(pthread_create(&threads[i], nullptr, fork_often, reinterpret_cast<void*>(i + 1)) == 0,
+          "pthread_create");
   }
   for (pthread_t thread : threads) pthread_join(thread, nullptr);
   return compat::finish();

@@ -1,6 +1,8 @@
-// A daemon: the parent exits (with 0: its arena goes), the child goes on with every block that it inherited.
+// A daemon: the parent exits (with 0: its arena goes), the child goes on with every block that it
+// inherited.
 //
-// The grandchild reports through a pipe that its first ancestor reads; that one ends only when all is said.
+// The grandchild reports through a pipe that its first ancestor reads; that one ends only when all
+// is said.
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -34,7 +36,8 @@ size_t block_bytes(size_t i) { return i % 3 == 0 ? 40000 + i * 1000 : 50 + i * 9
   exit(0);
 }
 
-// Builds the heap, forks the daemon and ends with 0.  A program of its own, started by exec, so that the arena is its own.
+// Builds the heap, forks the daemon and ends with 0.  A program of its own, started by exec, so
+// that the arena is its own.
 int daemon_parent(int report_pipe) {
   int parent[2];
   check(pipe(parent) == 0, "pipe");

@@ -1,4 +1,5 @@
-// fork gives the child a private copy: it sees the values at the fork, neither side sees the other's later writes.
+// fork gives the child a private copy: it sees the values at the fork, neither side sees the
+// other's later writes.
 #include <malloc.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -58,7 +59,8 @@ int generation(void** blocks, int depth);
   receive(channel.to_child[0]);
   verify_all(blocks, 7777, "the child keeps its own writes");
   for (size_t i = 0; i < 200; i++) {
-    check(compat::holds(fresh[i], compat::kSizes[i % compat::kSizeCount], i), "the child's new blocks");
+    check(compat::holds(fresh[i], compat::kSizes[i % compat::kSizeCount], i),
+          "the child's new blocks");
     free(fresh[i]);
   }
   // Inherited blocks are freed, grown and shrunk as if they were the child's own.

@@ -15,20 +15,24 @@ int main() {
   for (size_t size_bytes : {size_t{200}, size_t{20000}, kBytes}) {
     // Fresh memory: the kernel is the first to touch it.
     auto* block = static_cast<char*>(malloc(size_bytes));
-    check(read(descriptor, block, size_bytes) == static_cast<ssize_t>(size_bytes), "read() into a fresh block");
+    check(read(descriptor, block, size_bytes) == static_cast<ssize_t>(size_bytes),
+          "read() into a fresh block");
     check(compat::all_zero(block, size_bytes), "what read() stored");
     compat::fill(block, size_bytes, 4);
     int pair[2];
     check(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0, "socketpair");
     size_t part_bytes = size_bytes < 60000 ? size_bytes : 60000;
-    check(write(pair[0], block, part_bytes) == static_cast<ssize_t>(part_bytes), "write() from a block");
+    check(write(pair[0], block, part_bytes) == static_cast<ssize_t>(part_bytes),
+          "write() from a block");
     auto* copy = static_cast<char*>(malloc(part_bytes));
     iovec parts[2] = {{copy, part_bytes / 2}, {copy + part_bytes / 2, part_bytes - part_bytes / 2}};
     check(readv(pair[1], parts, 2) == static_cast<ssize_t>(part_bytes), "readv() into a block");
     check(memcmp(block, copy, part_bytes) == 0, "what went through the socket");
     close(pair[0]);
     close(pair[1]);
-    check(mlock(block, size_bytes < 65536 ? size_bytes : 65536) == 0 || errno == ENOMEM || errno == EPERM, "mlock of a block");
+    check(mlock(block, size_bytes < 65536 ? size_bytes : 65536) == 0 || errno == ENOMEM ||
+              errno == EPERM,
+          "mlock of a block");
     munlock(block, size_bytes);
     free(copy);
     free(block);

@@ -1,4 +1,5 @@
-// A C++ module for a program without a C++ runtime: its bad_alloc must be thrown by somebody who finds libstdc++ late.
+// A C++ module for a program without a C++ runtime: its bad_alloc must be thrown by somebody who
+// finds libstdc++ late.
 #include <new>
 #include <string>
 #include <vector>

@@ -1,6 +1,7 @@
 // A program without libstdc++ loads a C++ module (as python does): operator new throws there too.
 //
-// Argument: path of late_plugin.  Nothing here may need libstdc++; the driver checks that it is not linked.
+// Argument: path of late_plugin.  Nothing here may need libstdc++; the driver checks that it is not
+// linked.
 #include "check.hpp"
 
 int main(int argc, char** argv) {

@@ -1,6 +1,7 @@
 // 1,500 threads alive at once, each with the smallest stack that POSIX allows, all allocating.
 //
-// Static thread-local storage is taken from the thread's stack: a large cache there leaves nothing of 16 KiB.
+// Static thread-local storage is taken from the thread's stack: a large cache there leaves nothing
+// of 16 KiB.
 #include <limits.h>
 #include <pthread.h>
 
@@ -30,7 +31,8 @@ void* run(void* argument) {
       pthread_barrier_wait(&all_alive);
       // Everyone frees a block of its neighbour.
       auto* block = static_cast<unsigned char*>(exchanged[(index + 1) % kThreadCount]);
-      if (block[99] != static_cast<unsigned char>(index + 1 == kThreadCount ? 0 : index + 1)) compat::failure_count++;
+      if (block[99] != static_cast<unsigned char>(index + 1 == kThreadCount ? 0 : index + 1))
+        compat::failure_count++;
       free(block);
     }
     for (void* block : blocks) free(block);

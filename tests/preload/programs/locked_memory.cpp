@@ -14,7 +14,9 @@ int main(int argc, char** argv) {
     // An ordinary user has 8 MiB: locking succeeds for now, later mappings are refused.
     rlimit limit = {32u << 20, 32u << 20};
     setrlimit(RLIMIT_MEMLOCK, &limit);
-    if (geteuid() == 0 && (setresgid(65534, 65534, 65534) != 0 || setresuid(65534, 65534, 65534) != 0)) return 77;
+    if (geteuid() == 0 &&
+        (setresgid(65534, 65534, 65534) != 0 || setresuid(65534, 65534, 65534) != 0))
+      return 77;
   }
   if (mlockall(MCL_CURRENT | MCL_FUTURE) != 0) {
     printf("mlockall: %s\n", strerror(errno));
@@ -37,7 +39,8 @@ int main(int argc, char** argv) {
   printf("locked %ld KiB, resident %ld KiB, refused %zu\n", locked_kb, resident_kb, refused_count);
   check(resident_kb < 400000, "only what is used is resident");
   for (size_t i = 0; i < 200; i++) {
-    if (blocks[i] != nullptr) check(compat::holds(blocks[i], 20000, i), "contents of a locked block");
+    if (blocks[i] != nullptr)
+      check(compat::holds(blocks[i], 20000, i), "contents of a locked block");
     free(blocks[i]);
   }
   pid_t pid = fork();

@@ -39,7 +39,8 @@ int main() {
     }
     for (size_t i = 0; i < 2000; i++) {
       size_t size_bytes = i % 10 == 0 ? 300000 : 100 + i;
-      if (blocks[i] != nullptr) check(compat::holds(blocks[i], size_bytes, i), "contents at the limit");
+      if (blocks[i] != nullptr)
+        check(compat::holds(blocks[i], size_bytes, i), "contents at the limit");
       free(blocks[i]);
     }
   }

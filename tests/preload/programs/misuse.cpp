@@ -1,7 +1,8 @@
-// Every wrong free must be reported.  Argument: which one; the driver reads the reports and the way we end.
+// Every wrong free must be reported.  Argument: which one; the driver reads the reports and the way
+// we end.
 //
-// "every-size" repeats a double free for many sizes and expects one report each (ON_MISUSE=ignore); it prints the
-// count that the driver must find.
+// "every-size" repeats a double free for many sizes and expects one report each (ON_MISUSE=ignore);
+// it prints the count that the driver must find.
 #include <malloc.h>
 #include <pthread.h>
 

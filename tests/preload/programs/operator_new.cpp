@@ -1,4 +1,5 @@
-// Every operator new and delete: std::bad_alloc is thrown, the new_handler is asked in a loop, nothrow returns NULL.
+// Every operator new and delete: std::bad_alloc is thrown, the new_handler is asked in a loop,
+// nothrow returns NULL.
 #include <new>
 
 #include "check.hpp"
@@ -40,12 +41,16 @@ int outcome(F take) {
 void check_too_large(size_t size_bytes) {
   auto plain = [=] { return ::operator new(opaque(size_bytes)); };
   auto array = [=] { return ::operator new[](opaque(size_bytes)); };
-  auto aligned = [=] { return ::operator new(opaque(size_bytes), Align{64}); };
+  auto aligned = [=] { return ::operator new (opaque(size_bytes), Align{64}); };
   auto aligned_array = [=] { return ::operator new[](opaque(size_bytes), Align{4096}); };
   auto plain_nothrow = [=] { return ::operator new(opaque(size_bytes), std::nothrow); };
   auto array_nothrow = [=] { return ::operator new[](opaque(size_bytes), std::nothrow); };
-  auto aligned_nothrow = [=] { return ::operator new(opaque(size_bytes), Align{64}, std::nothrow); };
-  auto aligned_array_nothrow = [=] { return ::operator new[](opaque(size_bytes), Align{64}, std::nothrow); };
+  auto aligned_nothrow = [=] {
+    return ::operator new (opaque(size_bytes), Align{64}, std::nothrow);
+  };
+  auto aligned_array_nothrow = [=] {
+    return ::operator new[](opaque(size_bytes), Align{64}, std::nothrow);
+  };
 
   std::set_new_handler(nullptr);
   check(outcome(plain) == 2, "new throws bad_alloc");
@@ -73,7 +78,8 @@ void check_too_large(size_t size_bytes) {
 
   std::set_new_handler(handler_that_throws);
   check(outcome(plain) == 3 && handler_calls == 3, "an exception of the handler leaves new");
-  check(outcome(aligned) == 3 && handler_calls == 3, "an exception of the handler leaves aligned new");
+  check(outcome(aligned) == 3 && handler_calls == 3,
+        "an exception of the handler leaves aligned new");
   std::set_new_handler(nullptr);
 }
 
@@ -97,10 +103,12 @@ void check_every_pair(size_t size_bytes) {
     };
     ::operator delete(aligned(::operator new(size_bytes, align)), align);
     ::operator delete(aligned(::operator new(size_bytes, align)), size_bytes, align);
-    ::operator delete(aligned(::operator new(size_bytes, align, std::nothrow)), align, std::nothrow);
+    ::operator delete(aligned(::operator new(size_bytes, align, std::nothrow)), align,
+                      std::nothrow);
     ::operator delete[](aligned(::operator new[](size_bytes, align)), align);
     ::operator delete[](aligned(::operator new[](size_bytes, align)), size_bytes, align);
-    ::operator delete[](aligned(::operator new[](size_bytes, align, std::nothrow)), align, std::nothrow);
+    ::operator delete[](aligned(::operator new[](size_bytes, align, std::nothrow)), align,
+                        std::nothrow);
   }
 }
 
@@ -125,7 +133,8 @@ int main() {
   if (compat::library_state() >= 0) check_too_large(SIZE_MAX - 100);
   reserve = malloc(1000000);
   std::set_new_handler(handler_that_frees);
-  check(outcome([] { return ::operator new(opaque(kTooLarge)); }) == 2, "new gives up when the handler is gone");
+  check(outcome([] { return ::operator new(opaque(kTooLarge)); }) == 2,
+        "new gives up when the handler is gone");
   check(handler_calls == 1 && reserve == nullptr, "the handler ran");
   try {
     delete[] opaque(new char[opaque(size_t{SIZE_MAX / 2})]);

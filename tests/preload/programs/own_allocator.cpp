@@ -1,6 +1,8 @@
-// A program with an allocator of its own in the executable, as browsers and rustc have: the library must step aside.
+// A program with an allocator of its own in the executable, as browsers and rustc have: the library
+// must step aside.
 //
-// Every block has a mark in front of it; a block without the mark came from somebody else and ends the program.
+// Every block has a mark in front of it; a block without the mark came from somebody else and ends
+// the program.
 #include <pthread.h>
 
 #include "check.hpp"

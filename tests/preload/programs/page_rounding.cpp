@@ -1,4 +1,5 @@
-// Large sizes are rounded to pages, not to the next of four classes a doubling: 540 MB must not become 671 MB.
+// Large sizes are rounded to pages, not to the next of four classes a doubling: 540 MB must not
+// become 671 MB.
 #include <malloc.h>
 
 #include "check.hpp"
@@ -7,7 +8,8 @@ using compat::check;
 
 int main() {
   size_t page_bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  for (size_t size_bytes = 40000; size_bytes < size_t{600} << 20; size_bytes += size_bytes / 3 + 12345) {
+  for (size_t size_bytes = 40000; size_bytes < size_t{600} << 20;
+       size_bytes += size_bytes / 3 + 12345) {
     void* block = malloc(size_bytes);
     check(block != nullptr, "a large block");
     size_t usable_bytes = malloc_usable_size(block);

@@ -1,4 +1,5 @@
-// A shared module that allocates and frees on its own and across its border, and whose own libc calls allocate.
+// A shared module that allocates and frees on its own and across its border, and whose own libc
+// calls allocate.
 #include <malloc.h>
 
 #include "check.hpp"

@@ -1,4 +1,5 @@
-// Allocates before any constructor of any library has run (.preinit_array), and in constructors and destructors.
+// Allocates before any constructor of any library has run (.preinit_array), and in constructors and
+// destructors.
 #include <malloc.h>
 
 #include "check.hpp"
@@ -26,7 +27,8 @@ void before_everything(int, char**, char**) {
   dlsym(RTLD_DEFAULT, "no_such_symbol");  // dlerror's text is allocated
 }
 
-__attribute__((section(".preinit_array"), used)) void (*entry)(int, char**, char**) = before_everything;
+__attribute__((section(".preinit_array"), used)) void (*entry)(int, char**,
+                                                               char**) = before_everything;
 
 void* constructor_block;
 __attribute__((constructor)) void construct() {

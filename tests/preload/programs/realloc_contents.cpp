@@ -1,4 +1,5 @@
-// realloc keeps the contents up and down, across size classes, across the threshold, beside neighbours.
+// realloc keeps the contents up and down, across size classes, across the threshold, beside
+// neighbours.
 #include <malloc.h>
 
 #include "check.hpp"

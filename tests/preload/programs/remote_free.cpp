@@ -34,7 +34,8 @@ void* produce(void* argument) {
     check(item.block != nullptr, "malloc");
     compat::fill(item.block, item.size_bytes, item.seed);
     pthread_mutex_lock(&queue->lock);
-    while (queue->tail - queue->head == kQueueLength) pthread_cond_wait(&queue->changed, &queue->lock);
+    while (queue->tail - queue->head == kQueueLength)
+      pthread_cond_wait(&queue->changed, &queue->lock);
     queue->items[queue->tail++ % kQueueLength] = item;
     pthread_cond_signal(&queue->changed);
     pthread_mutex_unlock(&queue->lock);

@@ -1,8 +1,10 @@
-// A filter that kills on every system call but those that glibc's malloc may make; growth must not need another one.
+// A filter that kills on every system call but those that glibc's malloc may make; growth must not
+// need another one.
 //
-// Argument: "allow": mmap, munmap, madvise, mprotect, futex, fallocate are allowed; "no-fallocate", "no-memory":
-// fallocate, or all of them, fail with an error instead (brk does not: glibc takes its error for an address); "before": the filter comes before the first routed allocation
-// and refuses open, as a sandbox would.
+// Argument: "allow": mmap, munmap, madvise, mprotect, futex, fallocate are allowed; "no-fallocate",
+// "no-memory": fallocate, or all of them, fail with an error instead (brk does not: glibc takes its
+// error for an address); "before": the filter comes before the first routed allocation and refuses
+// open, as a sandbox would.
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
@@ -34,7 +36,8 @@ bool install(const Rule* rules, size_t count, unsigned otherwise) {
   }
   program[length++] = BPF_STMT(BPF_RET | BPF_K, otherwise);
   sock_fprog whole = {length, program};
-  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &whole) == 0;
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &whole) == 0;
 }
 
 }  // namespace
@@ -52,18 +55,24 @@ int main(int argc, char** argv) {
   printf(" \n");
   fflush(stdout);
   const Rule kStrict[] = {
-      {SYS_mmap, memory_action},      {SYS_munmap, memory_action}, {SYS_madvise, memory_action},
-      {SYS_mprotect, memory_action},  {SYS_mremap, memory_action}, {SYS_brk, kAllow},
-      {SYS_futex, kAllow},            {SYS_fallocate, fallocate_action},
-      {SYS_write, kAllow},            {SYS_exit, kAllow},          {SYS_exit_group, kAllow},
-      {SYS_rt_sigreturn, kAllow},     {SYS_clock_gettime, kAllow}, {SYS_getpid, kAllow},
+      {SYS_mmap, memory_action},    {SYS_munmap, memory_action},
+      {SYS_madvise, memory_action}, {SYS_mprotect, memory_action},
+      {SYS_mremap, memory_action},  {SYS_brk, kAllow},
+      {SYS_futex, kAllow},          {SYS_fallocate, fallocate_action},
+      {SYS_write, kAllow},          {SYS_exit, kAllow},
+      {SYS_exit_group, kAllow},     {SYS_rt_sigreturn, kAllow},
+      {SYS_clock_gettime, kAllow},  {SYS_getpid, kAllow},
   };
-  const Rule kNoFiles[] = {{SYS_open, SECCOMP_RET_ERRNO | EACCES},  {SYS_openat, SECCOMP_RET_ERRNO | EACCES},
-                           {SYS_mkdir, SECCOMP_RET_ERRNO | EACCES}, {SYS_mkdirat, SECCOMP_RET_ERRNO | EACCES}};
-  bool installed = is_before ? install(kNoFiles, 4, kAllow)
-                             : install(kStrict, sizeof(kStrict) / sizeof(kStrict[0]), SECCOMP_RET_KILL_PROCESS);
+  const Rule kNoFiles[] = {{SYS_open, SECCOMP_RET_ERRNO | EACCES},
+                           {SYS_openat, SECCOMP_RET_ERRNO | EACCES},
+                           {SYS_mkdir, SECCOMP_RET_ERRNO | EACCES},
+                           {SYS_mkdirat, SECCOMP_RET_ERRNO | EACCES}};
+  bool installed =
+      is_before ? install(kNoFiles, 4, kAllow)
+                : install(kStrict, sizeof(kStrict) / sizeof(kStrict[0]), SECCOMP_RET_KILL_PROCESS);
   check(installed, "seccomp");
-  // Growth in every way: small classes never used before, large blocks, realloc, calloc, and giving back.
+  // Growth in every way: small classes never used before, large blocks, realloc, calloc, and giving
+  // back.
   bool may_be_refused = memory_action != kAllow;
   size_t given_count = 0;
   for (int round = 0; round < 3; round++) {
@@ -78,7 +87,8 @@ int main(int argc, char** argv) {
     }
     for (size_t i = 0; i < 3000; i++) {
       size_t size_bytes = i % 20 == 0 ? 100000 + i * 10 : i * 3;
-      if (blocks[i] != nullptr) check(compat::holds(blocks[i], size_bytes, i), "contents under the filter");
+      if (blocks[i] != nullptr)
+        check(compat::holds(blocks[i], size_bytes, i), "contents under the filter");
       if (i % 2 == 0 && blocks[i] != nullptr) {
         void* grown = realloc(blocks[i], size_bytes * 2 + 1);
         if (grown != nullptr) blocks[i] = grown;

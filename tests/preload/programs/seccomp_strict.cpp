@@ -1,4 +1,5 @@
-// SECCOMP_MODE_STRICT allows read, write and exit only: warm blocks are freed and given again without a system call.
+// SECCOMP_MODE_STRICT allows read, write and exit only: warm blocks are freed and given again
+// without a system call.
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>

@@ -1,4 +1,5 @@
-// Signals interrupt malloc all the time; the library installs no handler and leaves the signal mask alone.
+// Signals interrupt malloc all the time; the library installs no handler and leaves the signal mask
+// alone.
 #include <pthread.h>
 #include <signal.h>
 #include <sys/time.h>
@@ -26,7 +27,8 @@ int main() {
   for (int number = 1; number < NSIG; number++) {
     struct sigaction action;
     if (sigaction(number, nullptr, &action) != 0) continue;
-    if (number == SIGPIPE || number == SIGINT || number == SIGQUIT || number == SIGHUP) continue;  // may be inherited as ignored
+    if (number == SIGPIPE || number == SIGINT || number == SIGQUIT || number == SIGHUP)
+      continue;  // may be inherited as ignored
     if (action.sa_handler != SIG_DFL) fprintf(stderr, "signal %d has a handler\n", number);
     check(action.sa_handler == SIG_DFL, "no handler is installed");
   }
@@ -46,7 +48,8 @@ int main() {
     return nullptr;
   };
   pthread_t threads[2];
-  for (pthread_t& thread : threads) check(pthread_create(&thread, nullptr, run, nullptr) == 0, "pthread_create");
+  for (pthread_t& thread : threads)
+    check(pthread_create(&thread, nullptr, run, nullptr) == 0, "pthread_create");
   for (int i = 0; i < 40; i++) {
     pid_t pid = fork();  // signals interrupt fork's handlers too
     if (pid == 0) {

@@ -12,7 +12,6 @@ using compat::check;
 
 namespace {
 
-
 constexpr size_t kBlockCount = 50;
 void* blocks[kBlockCount];
 size_t block_bytes(size_t i) { return i % 4 == 0 ? 20000 + i * 3000 : 16 + i * 50; }
@@ -44,7 +43,8 @@ int only_exit(void*) { _exit(5); }
 
 int main(int argc, char** argv) {
   if (argc > 2) {
-    // The program that the others execute: no descriptor of the parent's arena has come through exec.
+    // The program that the others execute: no descriptor of the parent's arena has come through
+    // exec.
     DIR* directory = opendir("/proc/self/fd");
     while (dirent* entry = readdir(directory)) {
       char target[512];
@@ -65,7 +65,8 @@ int main(int argc, char** argv) {
   char three[] = "3";
   char arena[1024];
   find_arena(arena, sizeof(arena));
-  if (getenv("COMPAT_EXPECT_ARENA") != nullptr) check(arena[0] == '/', "the arena is found in /proc/self/maps");
+  if (getenv("COMPAT_EXPECT_ARENA") != nullptr)
+    check(arena[0] == '/', "the arena is found in /proc/self/maps");
   char* arguments[] = {argv[0], three, arena, nullptr};
   for (int round = 0; round < 20; round++) {
     pid_t pid = vfork();
@@ -79,9 +80,11 @@ int main(int argc, char** argv) {
     compat::check_child(pid, 4, "vfork and _exit");
     verify("a block after vfork");
 
-    check(posix_spawn(&pid, arguments[0], nullptr, nullptr, arguments, environ) == 0, "posix_spawn");
+    check(posix_spawn(&pid, arguments[0], nullptr, nullptr, arguments, environ) == 0,
+          "posix_spawn");
     compat::check_child(pid, 3, "posix_spawn");
-    check(posix_spawnp(&pid, "no-such-program-anywhere", nullptr, nullptr, arguments, environ) != 0, "posix_spawnp fails");
+    check(posix_spawnp(&pid, "no-such-program-anywhere", nullptr, nullptr, arguments, environ) != 0,
+          "posix_spawnp fails");
     verify("a block after posix_spawn");
 
     pid = fork();

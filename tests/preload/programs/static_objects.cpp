@@ -1,4 +1,5 @@
-// Static objects allocate in their constructors and free in their destructors, after main has returned.
+// Static objects allocate in their constructors and free in their destructors, after main has
+// returned.
 #include <map>
 #include <string>
 #include <vector>

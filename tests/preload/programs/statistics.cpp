@@ -1,7 +1,8 @@
-// mallinfo2, mallinfo, malloc_info and malloc_stats tell the truth: some number of each rises by what is allocated.
+// mallinfo2, mallinfo, malloc_info and malloc_stats tell the truth: some number of each rises by
+// what is allocated.
 //
-// The formats differ between allocators, so each report is read as a row of numbers; the row after 64 MiB of
-// allocations is compared with the row before.
+// The formats differ between allocators, so each report is read as a row of numbers; the row after
+// 64 MiB of allocations is compared with the row before.
 #include <malloc.h>
 
 #include <vector>

@@ -31,12 +31,14 @@ Value* make_value(int key, int round) {
 void destroy(void* data) {
   auto* value = static_cast<Value*>(data);
   destructor_calls++;
-  check(compat::holds(value->extra, value->extra_bytes, static_cast<uint64_t>(value->key)), "contents in a destructor");
+  check(compat::holds(value->extra, value->extra_bytes, static_cast<uint64_t>(value->key)),
+        "contents in a destructor");
   void* scratch = calloc(1, 20000);
   check(compat::all_zero(scratch, 20000), "calloc in a destructor");
   free(scratch);
   // POSIX promises four rounds: three more after this one.
-  if (value->round < 3) pthread_setspecific(keys[value->key], make_value(value->key, value->round + 1));
+  if (value->round < 3)
+    pthread_setspecific(keys[value->key], make_value(value->key, value->round + 1));
   free(value->extra);
   free(value);
 }
@@ -53,13 +55,15 @@ int main() {
   // The first key may be made before the library makes one, the others after its first use.
   check(pthread_key_create(&keys[0], destroy) == 0, "pthread_key_create");
   free(malloc(100000));
-  for (int i = 1; i < kKeyCount; i++) check(pthread_key_create(&keys[i], destroy) == 0, "pthread_key_create");
+  for (int i = 1; i < kKeyCount; i++)
+    check(pthread_key_create(&keys[i], destroy) == 0, "pthread_key_create");
   constexpr int kThreadCount = 300;
   for (int i = 0; i < kThreadCount; i++) {
     pthread_t thread;
     check(pthread_create(&thread, nullptr, run, nullptr) == 0, "pthread_create");
     pthread_join(thread, nullptr);
   }
-  check(destructor_calls == kThreadCount * kKeyCount * 4, "four rounds of every key in every thread");
+  check(destructor_calls == kThreadCount * kKeyCount * 4,
+        "four rounds of every key in every thread");
   return compat::finish();
 }

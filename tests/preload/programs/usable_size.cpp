@@ -26,7 +26,8 @@ int main() {
     check(compat::holds(opaque(blocks[i]), usable_bytes[i], i), "also after the neighbours went");
     // A realloc to the usable size keeps all of it.
     blocks[i] = realloc(blocks[i], usable_bytes[i] + 1000);
-    check(compat::holds(blocks[i], usable_bytes[i], i), "realloc copies every usable byte that is asked for");
+    check(compat::holds(blocks[i], usable_bytes[i], i),
+          "realloc copies every usable byte that is asked for");
     free(blocks[i]);
   }
   check(malloc_usable_size(nullptr) == 0, "usable size of NULL is 0");

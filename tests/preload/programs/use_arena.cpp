@@ -1,6 +1,8 @@
-// Fills blocks with a recognisable text and ends in the way the argument says; what is left is the driver's business.
+// Fills blocks with a recognisable text and ends in the way the argument says; what is left is the
+// driver's business.
 //
-// exit N | quick-exit | _exit | abort | kill | fault | hold (waits for stdin's end) | exec PROG ARGS | threads | large N
+// exit N | quick-exit | _exit | abort | kill | fault | hold (waits for stdin's end) | exec PROG
+// ARGS | threads | large N
 #include <dirent.h>
 #include <signal.h>
 
@@ -61,7 +63,8 @@ int main(int argc, char** argv) {
     return 0;
   }
   if (strcmp(end, "large") == 0) {
-    // Blocks of one byte over a MiB, kept: the arena must not round them up to the next class of four a doubling.
+    // Blocks of one byte over a MiB, kept: the arena must not round them up to the next class of
+    // four a doubling.
     for (int i = 0; i < number; i++) memset(malloc((1 << 20) + 1), 1, (1 << 20) + 1);
     printf("holding\n");
     fflush(stdout);

@@ -1,4 +1,5 @@
-// Runs under one or two more preloads (early_module, counting_module): both keep working, in either order.
+// Runs under one or two more preloads (early_module, counting_module): both keep working, in either
+// order.
 #include <pthread.h>
 
 #include "check.hpp"
@@ -6,7 +7,8 @@
 using compat::check;
 
 int main() {
-  auto early_block_is_good = reinterpret_cast<bool (*)()>(dlsym(RTLD_DEFAULT, "early_block_is_good"));
+  auto early_block_is_good =
+      reinterpret_cast<bool (*)()>(dlsym(RTLD_DEFAULT, "early_block_is_good"));
   auto calls = reinterpret_cast<long (*)()>(dlsym(RTLD_DEFAULT, "counting_module_calls"));
   check(early_block_is_good != nullptr || calls != nullptr, "a module is preloaded");
   if (early_block_is_good != nullptr) check(early_block_is_good(), "the block of the early module");
