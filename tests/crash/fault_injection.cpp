@@ -392,7 +392,7 @@ class Harness {
     failed_calls += verdicts_->failed_calls;
     if (verdicts_->fault[0] == '\0') return;
     violations++;
-    if (++reports_[verdicts_->fault] > kReportsMax) return;
+    if (++reports_[std::string(verdicts_->fault).substr(0, 20)] > kReportsMax) return;
     std::printf("VIOLATION: call %llu of %s fails with %s (%s), arena %s, %s, seed %llu:\n  %s\n", static_cast<unsigned long long>(one.first), one.family_name,
                 error_name(one.error), one.in_a_row == kAll ? "and all after it" : one.in_a_row == 1 ? "once" : "three times", one.is_new ? "new" : "with survivors",
                 one.on_restart == OnRestart::kKeep ? "keep" : "salvage", static_cast<unsigned long long>(seed_), verdicts_->fault);
