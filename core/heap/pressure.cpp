@@ -179,26 +179,30 @@ void Arena::retire_epochs(uint64_t span_max, uint64_t span_kept) {
     return;
   }
   if (epoch - min(header_.oldest_epoch, epoch) < span_max) return;
-  for (;;) {
-    uint64_t oldest = survivors().oldest_epoch;
-    if (oldest == 0 || epoch - oldest < span_kept) {
-      header_.oldest_epoch = oldest == 0 ? epoch + 1 : oldest;
-      return;
-    }
-    Reclaimed retired =
+  Reclaimed retired{};
+  uint64_t oldest = survivors().oldest_epoch;
+  uint64_t first = oldest;
+  while (oldest != 0 && epoch - oldest >= span_kept) {
+    Reclaimed more =
         retag(tag_of_epoch(oldest), may_reclaim_survivors ? Retag::kReclaim : Retag::kKeep);
-    Line()
-        .text(path())
-        .text(": ")
-        .number(retired.blocks)
-        .text(" blocks (")
-        .size(retired.bytes)
-        .text(") of epoch ")
-        .number(oldest)
-        .text(may_reclaim_survivors ? " were dropped" : " are kept for ever")
-        .text(": so many restarts ago that its tag comes round")
-        .write(LogLevel::kError);
+    retired.blocks += more.blocks;
+    retired.bytes += more.bytes;
+    oldest = survivors().oldest_epoch;
   }
+  header_.oldest_epoch = oldest == 0 ? epoch + 1 : oldest;
+  if (!retired.any()) return;
+  Line()
+      .text(path())
+      .text(": ")
+      .number(retired.blocks)
+      .text(" blocks (")
+      .size(retired.bytes)
+      .text(") of epochs from ")
+      .number(first)
+      .text(" on ")
+      .text(may_reclaim_survivors ? "were dropped" : "are kept for ever")
+      .text(": that was so many restarts ago that their tags come round")
+      .write(LogLevel::kError);
 }
 
 void Arena::discard() {

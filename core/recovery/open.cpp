@@ -17,7 +17,7 @@ namespace {
 // Epochs may differ by at most this much before the oldest are retired: well before their tags come
 // round again (kTagMax).
 constexpr uint64_t kEpochSpanMax = 240;
-constexpr uint64_t kEpochSpanKept = 120;
+constexpr uint64_t kEpochSpanKept = 200;
 
 constexpr size_t kReadBytes = 512;
 

@@ -1,4 +1,5 @@
-// A program that knows nothing of bartender: threads that allocate, resize and free blocks of all sizes, their own and each other's, until killed.
+// A program that knows nothing of bartender: threads that allocate, resize and free blocks of all
+// sizes, their own and each other's, until killed.
 //
 //   churn TABLE
 //
@@ -24,7 +25,8 @@ std::atomic<uint64_t> threads_begun{0};
 
 [[noreturn]] void fail(const char* what, const ChurnSlot& slot) {
   char line[200];
-  int length = std::snprintf(line, sizeof(line), "churn: %s: block %p of %llu bytes\n", what, reinterpret_cast<void*>(slot.address),
+  int length = std::snprintf(line, sizeof(line), "churn: %s: block %p of %llu bytes\n", what,
+                             reinterpret_cast<void*>(slot.address),
                              static_cast<unsigned long long>(slot.size_bytes));
   if (write(2, line, static_cast<size_t>(length)) < 0) _exit(4);
   _exit(3);
@@ -48,7 +50,9 @@ struct Random {
 };
 
 void check(const ChurnSlot& slot) {
-  if (first_wrong_byte(reinterpret_cast<void*>(slot.address), slot.pattern, slot.size_bytes) != slot.size_bytes) fail("the contents changed", slot);
+  if (first_wrong_byte(reinterpret_cast<void*>(slot.address), slot.pattern, slot.size_bytes) !=
+      slot.size_bytes)
+    fail("the contents changed", slot);
 }
 
 // REQUIRES: the slot is busy and was empty.
@@ -86,13 +90,16 @@ void give_up(ChurnSlot& slot) {
 void resize(ChurnSlot& slot, Random& random) {
   uint64_t kept_bytes = slot.size_bytes;
   // Large blocks grow and shrink in place now and then.
-  uint64_t size_bytes = slot.size_bytes > 32768 ? slot.size_bytes / 2 + random.next() % slot.size_bytes : random.size_bytes();
+  uint64_t size_bytes = slot.size_bytes > 32768
+                            ? slot.size_bytes / 2 + random.next() % slot.size_bytes
+                            : random.size_bytes();
   void* block = std::realloc(reinterpret_cast<void*>(slot.address), size_bytes);
   if (block == nullptr) fail("no memory", slot);
   slot.address = reinterpret_cast<uintptr_t>(block);
   slot.size_bytes = size_bytes;
   if (kept_bytes > size_bytes) kept_bytes = size_bytes;
-  if (first_wrong_byte(block, slot.pattern, kept_bytes) != kept_bytes) fail("realloc lost contents", slot);
+  if (first_wrong_byte(block, slot.pattern, kept_bytes) != kept_bytes)
+    fail("realloc lost contents", slot);
   fill_churn(block, slot.pattern, kept_bytes, size_bytes);
   slot.state.store(SlotState::kLive, std::memory_order_release);
 }
@@ -102,7 +109,9 @@ void* work(void*) {
   for (uint32_t i = 0; i < kOperationsOfThread; i++) {
     ChurnSlot& slot = table->slots[random.next() % kChurnSlots];
     SlotState state = slot.state.load(std::memory_order_relaxed);
-    if (state == SlotState::kBusy || !slot.state.compare_exchange_strong(state, SlotState::kBusy, std::memory_order_acquire)) continue;
+    if (state == SlotState::kBusy ||
+        !slot.state.compare_exchange_strong(state, SlotState::kBusy, std::memory_order_acquire))
+      continue;
     if (state == SlotState::kEmpty) {
       allocate(slot, random);
     } else if (random.next() % 4 == 0) {
@@ -119,7 +128,9 @@ void* work(void*) {
 
 int main(int argc, char** argv) {
   int file = argc == 2 ? open(argv[1], O_RDWR | O_CLOEXEC) : -1;
-  void* shared = file < 0 ? MAP_FAILED : mmap(nullptr, sizeof(ChurnTable), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  void* shared =
+      file < 0 ? MAP_FAILED
+               : mmap(nullptr, sizeof(ChurnTable), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
   if (shared == MAP_FAILED) {
     std::perror("usage: churn TABLE");
     return 2;

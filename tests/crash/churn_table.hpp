@@ -1,7 +1,9 @@
 // What the churn program says it holds: a table of slots in a file that it and the harness share.
 //
-// A slot is taken by a compare-and-swap to kBusy before the call of malloc, free or realloc, and told to be live or empty by one store after it.  A kill
-// leaves the table as the last stores of each thread made it: what is live there was returned and not freed, what is busy may have gone either way.
+// A slot is taken by a compare-and-swap to kBusy before the call of malloc, free or realloc, and
+// told to be live or empty by one store after it.  A kill leaves the table as the last stores of
+// each thread made it: what is live there was returned and not freed, what is busy may have gone
+// either way.
 //
 // Thread safety: a slot's fields belong to the thread that made it kBusy.
 #pragma once

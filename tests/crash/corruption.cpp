@@ -2,9 +2,12 @@
 //
 //   corruption [--quick] [--seed S]
 //
-// Each byte of both copies of the arena header (of one, of the other, of both), a sample of the root area and every byte of a sample of frame headers is flipped and
-// zeroed.  Opening then either refuses, with a line that says why and without a change to the file, or gives all blocks, right in place, size and contents.  It never crashes
-// or hangs.  Where one copy of the header is whole it must open; where both are damaged alike it must refuse.  Damage of the root area must be found by check.
+// Each byte of both copies of the arena header (of one, of the other, of both), a sample of the
+// root area and every byte of a sample of frame headers is flipped and zeroed.  Opening then either
+// refuses, with a line that says why and without a change to the file, or gives all blocks, right
+// in place, size and contents.  It never crashes or hangs.  Where one copy of the header is whole
+// it must open; where both are damaged alike it must refuse.  Damage of the root area must be found
+// by check.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -71,12 +74,14 @@ class Harness {
     end();
     begin("both header copies");
     for (uint64_t at = 0; at < kArenaHeaderBytes; at++) {
-      for (bool is_flip : {true, false}) damage(is_flip, Must::kRefuse, {at, kArenaHeaderBytes + at});
+      for (bool is_flip : {true, false})
+        damage(is_flip, Must::kRefuse, {at, kArenaHeaderBytes + at});
     }
     end();
     begin("two places of the header");
     for (int i = 0; i < 200; i++) {
-      damage(true, Must::kRefuse, {random_() % kArenaHeaderBytes, kArenaHeaderBytes + random_() % kArenaHeaderBytes});
+      damage(true, Must::kRefuse,
+             {random_() % kArenaHeaderBytes, kArenaHeaderBytes + random_() % kArenaHeaderBytes});
     }
     end();
   }
@@ -86,7 +91,9 @@ class Harness {
     uint64_t first = header_.root_table_offset;
     for (int i = 0; i < count; i++) {
       uint64_t at = first + random_() % (header_.frame_header_offset - first);
-      if (i < 4) at = i % 2 == 0 ? first + static_cast<uint64_t>(i) * kRegionAlignment / 2 : header_.frame_header_offset - 1;
+      if (i < 4)
+        at = i % 2 == 0 ? first + static_cast<uint64_t>(i) * kRegionAlignment / 2
+                        : header_.frame_header_offset - 1;
       damage(true, Must::kEither, {at}, true);
     }
     end();
@@ -97,7 +104,8 @@ class Harness {
     begin("frame headers");
     std::vector<uint64_t> all;
     for (uint64_t frame = 0; frame < header_.coarse_frames_grown; frame++) all.push_back(frame);
-    for (uint64_t frame = 0; frame < header_.fine_frames_grown; frame++) all.push_back(header_.coarse_frame_count + frame);
+    for (uint64_t frame = 0; frame < header_.fine_frames_grown; frame++)
+      all.push_back(header_.coarse_frame_count + frame);
     std::shuffle(all.begin(), all.end(), random_);
     if (all.size() > frames) all.resize(frames);
     for (uint64_t frame : all) {
@@ -111,10 +119,15 @@ class Harness {
 
   void wrong_files() {
     begin("files that are no arenas");
-    wrong_file("empty", [&](const std::string& path) { whole_file(path, ""); }, Must::kOpen, false);  // an empty file becomes an arena
-    wrong_file("text", [&](const std::string& path) { whole_file(path, std::string(70'000, 'x')); });
-    wrong_file("zeros", [&](const std::string& path) { whole_file(path, std::string(70'000, '\0')); });
-    for (uint64_t bytes : {uint64_t{1}, uint64_t{4096}, uint64_t{8192}, header_.frame_header_offset, header_.data_offset, header_.file_bytes - 1}) {
+    wrong_file(
+        "empty", [&](const std::string& path) { whole_file(path, ""); }, Must::kOpen,
+        false);  // an empty file becomes an arena
+    wrong_file("text",
+               [&](const std::string& path) { whole_file(path, std::string(70'000, 'x')); });
+    wrong_file("zeros",
+               [&](const std::string& path) { whole_file(path, std::string(70'000, '\0')); });
+    for (uint64_t bytes : {uint64_t{1}, uint64_t{4096}, uint64_t{8192}, header_.frame_header_offset,
+                           header_.data_offset, header_.file_bytes - 1}) {
       wrong_file("truncated", [&](const std::string& path) {
         whole_.write(path);
         if (truncate(path.c_str(), static_cast<off_t>(bytes)) != 0) report("cannot truncate");
@@ -136,12 +149,19 @@ class Harness {
     wrong_file("newer version", rewrite([](ArenaHeader& header) { header.format_version++; }));
     wrong_file("other page size", rewrite([](ArenaHeader& header) { header.page_bytes *= 4; }));
     wrong_file("other frame size", rewrite([](ArenaHeader& header) { header.frame_bytes *= 2; }));
-    wrong_file("longer than the file", rewrite([](ArenaHeader& header) { header.file_bytes *= 2; }));
-    wrong_file("data outside", rewrite([](ArenaHeader& header) { header.data_offset = header.file_bytes; }));
-    wrong_file("grown too far", rewrite([](ArenaHeader& header) { header.coarse_frames_grown = header.coarse_frame_count + 64; }));
-    wrong_file("no frames", rewrite([](ArenaHeader& header) { header.coarse_frame_count = header.fine_frame_count = 0; }));
+    wrong_file("longer than the file",
+               rewrite([](ArenaHeader& header) { header.file_bytes *= 2; }));
+    wrong_file("data outside",
+               rewrite([](ArenaHeader& header) { header.data_offset = header.file_bytes; }));
+    wrong_file("grown too far", rewrite([](ArenaHeader& header) {
+                 header.coarse_frames_grown = header.coarse_frame_count + 64;
+               }));
+    wrong_file("no frames", rewrite([](ArenaHeader& header) {
+                 header.coarse_frame_count = header.fine_frame_count = 0;
+               }));
     wrong_file("epoch 0", rewrite([](ArenaHeader& header) { header.epoch = 0; }));
-    wrong_file("kernel address", rewrite([](ArenaHeader& header) { header.base_address = 0xFFFF800000000000; }));
+    wrong_file("kernel address",
+               rewrite([](ArenaHeader& header) { header.base_address = 0xFFFF800000000000; }));
     wrong_file("crooked address", rewrite([](ArenaHeader& header) { header.base_address += 8; }));
     wrong_file("directory", [](const std::string& path) { mkdir(path.c_str(), 0700); });
     wrong_file("FIFO", [](const std::string& path) { mkfifo(path.c_str(), 0600); });
@@ -149,7 +169,8 @@ class Harness {
       whole_.write(path + ".target");
       if (symlink((path + ".target").c_str(), path.c_str()) != 0) report("cannot link");
     });
-    wrong_file("missing directory", [](const std::string&) {}, Must::kRefuse, true, "/nowhere/at/all");
+    wrong_file(
+        "missing directory", [](const std::string&) {}, Must::kRefuse, true, "/nowhere/at/all");
     if (geteuid() == 0) {
       wrong_file("read-only", [&](const std::string& path) {
         whole_.write(path);
@@ -182,7 +203,8 @@ class Harness {
       Heap* heap = arena.acquire_heap();
       std::vector<char*> mine;
       for (int i = 0; i < 120; i++) {
-        uint64_t size_bytes = i % 10 == 0 ? 33'000 + random_() % 100'000 : 1 + random_() % (i % 3 == 0 ? 9'000 : 300);
+        uint64_t size_bytes =
+            i % 10 == 0 ? 33'000 + random_() % 100'000 : 1 + random_() % (i % 3 == 0 ? 9'000 : 300);
         auto* block = static_cast<char*>(arena.allocate(heap->cache(), size_bytes, 16, nullptr));
         if (block == nullptr) continue;
         blocks_[block] = {size_bytes, arena.usable_size(block), random_()};
@@ -204,7 +226,10 @@ class Harness {
   }
 
   static Error open(const std::string& path, Arena& arena, Line& why) {
-    OpenRequest request{.path = path.c_str(), .capacity_bytes = kCapacityBytes, .on_restart = OnRestart::kKeep, .program = "corruption"};
+    OpenRequest request{.path = path.c_str(),
+                        .capacity_bytes = kCapacityBytes,
+                        .on_restart = OnRestart::kKeep,
+                        .program = "corruption"};
     return open_arena(request, arena, why);
   }
 
@@ -216,7 +241,8 @@ class Harness {
   }
 
   // Changes the bytes at `places` of the whole arena and opens it.
-  void damage(bool is_flip, Must must, std::initializer_list<uint64_t> places, bool must_be_found = false) {
+  void damage(bool is_flip, Must must, std::initializer_list<uint64_t> places,
+              bool must_be_found = false) {
     // The file differs from the whole one only where the last case left something.
     if (is_written_to_) whole_.write(path_);
     is_written_to_ = false;
@@ -226,10 +252,12 @@ class Harness {
     bool is_changed = true;
     for (uint64_t place : places) {
       whole[count] = 0;
-      if (pread(file, &whole[count], 1, static_cast<off_t>(place)) != 1) report("the file cannot be read");
+      if (pread(file, &whole[count], 1, static_cast<off_t>(place)) != 1)
+        report("the file cannot be read");
       char bad = is_flip ? static_cast<char>(~whole[count]) : '\0';
       is_changed = is_changed && bad != whole[count];
-      if (pwrite(file, &bad, 1, static_cast<off_t>(place)) != 1) report("the file cannot be written");
+      if (pwrite(file, &bad, 1, static_cast<off_t>(place)) != 1)
+        report("the file cannot be written");
       count++;
     }
     where_ = *places.begin();
@@ -245,7 +273,8 @@ class Harness {
     }
     count = 0;
     for (uint64_t place : places) {
-      if (pwrite(file, &whole[count++], 1, static_cast<off_t>(place)) != 1) report("the file cannot be written");
+      if (pwrite(file, &whole[count++], 1, static_cast<off_t>(place)) != 1)
+        report("the file cannot be written");
     }
     close(file);
   }
@@ -266,7 +295,8 @@ class Harness {
       uint8_t* whole = whole_.at(place);
       if (byte != nullptr) *byte = whole == nullptr ? 0 : *whole;
     }
-    if (now.first_difference(whole_) != FileImage::kSame) report("refused, but written to at offset " + std::to_string(now.first_difference(whole_)));
+    if (now.first_difference(whole_) != FileImage::kSame)
+      report("refused, but written to at offset " + std::to_string(now.first_difference(whole_)));
   }
 
   uint64_t open_and_compare(Must must) {
@@ -282,12 +312,14 @@ class Harness {
       arena.close();
     });
     if (!death.empty()) {
-      if (arena.mapping().address() != nullptr) munmap(arena.mapping().address(), arena.mapping().length_bytes());
+      if (arena.mapping().address() != nullptr)
+        munmap(arena.mapping().address(), arena.mapping().length_bytes());
       report("opening: " + death);
       return kOpened;
     }
     if (error != Error::kNone) {
-      if (must == Must::kOpen) report(std::string("one copy is whole, but it is refused: ") + why.c_str());
+      if (must == Must::kOpen)
+        report(std::string("one copy is whole, but it is refused: ") + why.c_str());
       check_line(why);
       return kRefused;
     }
@@ -299,9 +331,11 @@ class Harness {
 
   std::string compare(Arena& arena) {
     for (const auto& [address, known] : blocks_) {
-      if (!arena.contains(address) || arena.look_up(address) != Verdict::kGood) return "a block is lost";
+      if (!arena.contains(address) || arena.look_up(address) != Verdict::kGood)
+        return "a block is lost";
       if (arena.usable_size(address) != known.usable_bytes) return "a block has another size";
-      if (first_wrong_byte(address, known.pattern, known.size_bytes) != known.size_bytes) return "a block has other contents";
+      if (first_wrong_byte(address, known.pattern, known.size_bytes) != known.size_bytes)
+        return "a block has other contents";
     }
     return "";
   }
@@ -312,7 +346,9 @@ class Harness {
     if (view.damaged_copy() >= 0) return "a header copy is still damaged";
     size_t count = 0;
     view.for_each_block([&](const Block&) { count++; });
-    return count == blocks_.size() ? "" : "there are " + std::to_string(count) + " blocks, not " + std::to_string(blocks_.size());
+    return count == blocks_.size() ? ""
+                                   : "there are " + std::to_string(count) + " blocks, not " +
+                                         std::to_string(blocks_.size());
   }
 
   // What happened; what is safe; what to type next.
@@ -320,12 +356,15 @@ class Harness {
     std::string text = why.c_str();
     size_t parts = 1;
     for (char c : text) parts += c == ';';
-    if (parts < 3 || text.size() < 40) report("the line does not say what happened, what is safe and what to do: " + text);
+    if (parts < 3 || text.size() < 40)
+      report("the line does not say what happened, what is safe and what to do: " + text);
   }
 
   template <typename Make>
-  void wrong_file(const char* what, Make make, Must must = Must::kRefuse, bool has_view = true, const char* fixed_path = nullptr) {
-    std::string path = fixed_path != nullptr ? fixed_path : scratch_.file("wrong-" + std::to_string(cases));
+  void wrong_file(const char* what, Make make, Must must = Must::kRefuse, bool has_view = true,
+                  const char* fixed_path = nullptr) {
+    std::string path =
+        fixed_path != nullptr ? fixed_path : scratch_.file("wrong-" + std::to_string(cases));
     make(path);
     cases++;
     Arena& arena = *new_arena();
@@ -338,7 +377,8 @@ class Harness {
     where_ = 0;
     std::string name = std::string(what) + ": ";
     if (!death.empty()) {
-      if (arena.mapping().address() != nullptr) munmap(arena.mapping().address(), arena.mapping().length_bytes());
+      if (arena.mapping().address() != nullptr)
+        munmap(arena.mapping().address(), arena.mapping().length_bytes());
       report(name + death);
     } else if (error == Error::kNone && must == Must::kRefuse) {
       report(name + "it opens");
@@ -350,8 +390,10 @@ class Harness {
     outcomes_[error == Error::kNone ? kOpened : kRefused]++;
     if (!has_view) return;
     ArenaView view;
-    bool may_be_read = std::strcmp(what, "read-only") == 0 || std::strcmp(what, "crooked address") == 0;
-    std::string view_death = Guard::run(kSecondsMax, [&] { error = ArenaView::open(path.c_str(), view); });
+    bool may_be_read =
+        std::strcmp(what, "read-only") == 0 || std::strcmp(what, "crooked address") == 0;
+    std::string view_death =
+        Guard::run(kSecondsMax, [&] { error = ArenaView::open(path.c_str(), view); });
     if (!view_death.empty()) report(name + "the view: " + view_death);
     if (error == Error::kNone && !may_be_read) report(name + "the view takes it");
   }
@@ -361,14 +403,17 @@ class Harness {
     outcomes_[kOpened] = outcomes_[kRefused] = 0;
   }
   void end() {
-    std::printf("  %-26s %6llu opened with all blocks, %6llu refused\n", what_, static_cast<unsigned long long>(outcomes_[kOpened]),
+    std::printf("  %-26s %6llu opened with all blocks, %6llu refused\n", what_,
+                static_cast<unsigned long long>(outcomes_[kOpened]),
                 static_cast<unsigned long long>(outcomes_[kRefused]));
     std::fflush(stdout);
   }
 
   void report(const std::string& fault) {
     if (++violations > kReportsMax) return;
-    std::printf("VIOLATION: %s, byte %llu %s:\n  %s\n", what_, static_cast<unsigned long long>(where_), is_flip_ ? "flipped" : "zeroed", fault.c_str());
+    std::printf("VIOLATION: %s, byte %llu %s:\n  %s\n", what_,
+                static_cast<unsigned long long>(where_), is_flip_ ? "flipped" : "zeroed",
+                fault.c_str());
     std::fflush(stdout);
   }
 
@@ -404,7 +449,8 @@ int main(int argc, char** argv) {
   auto start = std::chrono::steady_clock::now();
   Harness harness(seed);
   if (!harness.is_prepared()) {
-    std::fprintf(stderr, "the arena to be damaged could not be made, seed %llu\n", static_cast<unsigned long long>(seed));
+    std::fprintf(stderr, "the arena to be damaged could not be made, seed %llu\n",
+                 static_cast<unsigned long long>(seed));
     return 1;
   }
   // Quick: past the fields, in the reserved bytes, every 8th.
@@ -414,7 +460,8 @@ int main(int argc, char** argv) {
   harness.wrong_files();
   std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   auto number = [](uint64_t value) { return static_cast<unsigned long long>(value); };
-  std::printf("%.1f s\nseed: %llu\nkill points: %llu, violations: %llu\n", seconds.count(), number(seed), number(harness.cases), number(harness.violations));
+  std::printf("%.1f s\nseed: %llu\nkill points: %llu, violations: %llu\n", seconds.count(),
+              number(seed), number(harness.cases), number(harness.violations));
   bool is_good = harness.violations == 0 && harness.cases > 1000;
   std::printf("%d passed, %d failed\n", is_good ? 1 : 0, is_good ? 0 : 1);
   return is_good ? 0 : 1;

@@ -55,7 +55,8 @@ bool Faults::is_in(long number) const {
     case FaultFamily::kTruncate:
       return number == SYS_ftruncate;
     case FaultFamily::kAny:
-      return number == SYS_mmap || number == SYS_mprotect || number == SYS_madvise || number == SYS_ftruncate;
+      return number == SYS_mmap || number == SYS_mprotect || number == SYS_madvise ||
+             number == SYS_ftruncate;
   }
   return false;
 }

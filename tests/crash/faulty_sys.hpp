@@ -14,7 +14,7 @@ struct Faults {
   int error = 0;                  // errno they fail with
   uint64_t calls = 0;
   uint64_t failed = 0;
-  uint64_t clock_ahead_s = 0;     // what core takes for the time is so much later
+  uint64_t clock_ahead_s = 0;  // what core takes for the time is so much later
 
   void arm(FaultFamily of, uint64_t from, uint64_t in_a_row, int error_number) {
     family = of;

@@ -29,8 +29,19 @@ bool FileImage::read(int descriptor, uint64_t limit) {
   bytes_.resize(total);
   uint64_t done = 0;
   for (const Range& range : ranges_) {
-    ssize_t got = pread(descriptor, bytes_.data() + done, range.size_bytes, static_cast<off_t>(range.offset));
+    ssize_t got =
+        pread(descriptor, bytes_.data() + done, range.size_bytes, static_cast<off_t>(range.offset));
     if (got != static_cast<ssize_t>(range.size_bytes)) return false;
+    done += range.size_bytes;
+  }
+  return true;
+}
+
+bool FileImage::holds_in(const uint8_t* mapped) const {
+  uint64_t done = 0;
+  for (const Range& range : ranges_) {
+    if (std::memcmp(mapped + range.offset, bytes_.data() + done, range.size_bytes) != 0)
+      return false;
     done += range.size_bytes;
   }
   return true;
@@ -51,7 +62,8 @@ bool FileImage::write(const std::string& path) const {
   bool is_written = ftruncate(descriptor, static_cast<off_t>(length_bytes_)) == 0;
   uint64_t done = 0;
   for (const Range& range : ranges_) {
-    ssize_t put = pwrite(descriptor, bytes_.data() + done, range.size_bytes, static_cast<off_t>(range.offset));
+    ssize_t put = pwrite(descriptor, bytes_.data() + done, range.size_bytes,
+                         static_cast<off_t>(range.offset));
     is_written = is_written && put == static_cast<ssize_t>(range.size_bytes);
     done += range.size_bytes;
   }
@@ -62,7 +74,8 @@ bool FileImage::write(const std::string& path) const {
 uint8_t* FileImage::at(uint64_t offset) {
   uint64_t done = 0;
   for (const Range& range : ranges_) {
-    if (offset >= range.offset && offset < range.offset + range.size_bytes) return bytes_.data() + done + (offset - range.offset);
+    if (offset >= range.offset && offset < range.offset + range.size_bytes)
+      return bytes_.data() + done + (offset - range.offset);
     done += range.size_bytes;
   }
   return nullptr;

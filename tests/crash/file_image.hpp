@@ -1,7 +1,8 @@
 // What a file holds now: the bytes of its allocated parts, read without touching the holes.
 //
-// On tmpfs a page becomes data when it is first written or mapped, so an image of an arena that has just begun is a few pages, whatever its
-// capacity, and two images taken one instruction apart are cheap to compare.
+// On tmpfs a page becomes data when it is first written or mapped, so an image of an arena that has
+// just begun is a few pages, whatever its capacity, and two images taken one instruction apart are
+// cheap to compare.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +25,10 @@ class FileImage {
 
   // Makes or overwrites `path` with this image: same length, same holes.
   bool write(const std::string& path) const;
+
+  // Whether the same ranges of a file hold these bytes still.  REQUIRES: `mapped` is the file from
+  // its start, as far as was read.
+  bool holds_in(const uint8_t* mapped) const;
 
   bool operator==(const FileImage&) const = default;
   uint64_t length_bytes() const { return length_bytes_; }

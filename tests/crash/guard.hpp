@@ -1,15 +1,18 @@
-// Runs a piece of code that may crash or hang because it reads a damaged or half-written arena, and says so instead of dying with it.
+// Runs a piece of code that may crash or hang because it reads a damaged or half-written arena, and
+// says so instead of dying with it.
 //
-// What the code held (mappings, locks of its own) is lost; the caller gives each piece objects of its own.
+// What the code held (mappings, locks of its own) is lost; the caller gives each piece objects of
+// its own.
 //
 // Thread safety: one guarded piece at a time in a process.
 #pragma once
+
+#include <unistd.h>
 
 #include <csetjmp>
 #include <csignal>
 #include <cstdio>
 #include <string>
-#include <unistd.h>
 
 namespace btd::test {
 
@@ -28,7 +31,8 @@ class Guard {
     }
     alarm(0);
     if (signal_number == SIGALRM) return "it hangs";
-    return std::string("it dies by ") + (signal_number == SIGABRT ? "abort()" : strsignal_name(signal_number));
+    return std::string("it dies by ") +
+           (signal_number == SIGABRT ? "abort()" : strsignal_name(signal_number));
   }
 
  private:
@@ -36,7 +40,9 @@ class Guard {
     static sigjmp_buf point;
     return point;
   }
-  static const char* strsignal_name(int number) { return number == SIGSEGV ? "SIGSEGV" : number == SIGBUS ? "SIGBUS" : "a signal"; }
+  static const char* strsignal_name(int number) {
+    return number == SIGSEGV ? "SIGSEGV" : number == SIGBUS ? "SIGBUS" : "a signal";
+  }
   static void on_signal(int number) { siglongjmp(return_point(), number); }
   static void install() {
     static bool is_installed = false;

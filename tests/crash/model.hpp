@@ -1,8 +1,10 @@
-// What the arena must hold, told by the process that uses it: one record a block, and the operation in progress.
+// What the arena must hold, told by the process that uses it: one record a block, and the operation
+// in progress.
 //
-// The log lies in memory shared with the harness, which reads it while the process stands still between two
-// instructions.  Each operation is announced before its first instruction (begin) and told to be done by one store
-// after its last (`is_busy` = 0): in between the harness accepts both outcomes, outside of it exactly one.
+// The log lies in memory shared with the harness, which reads it while the process stands still
+// between two instructions.  Each operation is announced before its first instruction (begin) and
+// told to be done by one store after its last (`is_busy` = 0): in between the harness accepts both
+// outcomes, outside of it exactly one.
 //
 // Thread safety: one writer, and a reader that looks only while the writer is stopped.
 #pragma once
@@ -27,7 +29,8 @@ struct BlockRecord {
   uint64_t size_bytes;  // as asked for
   uint64_t usable_bytes;
   uint64_t epoch;
-  uint64_t filled_bytes;  // the contents are the pattern of its index for a block of this size; 0: not yet
+  uint64_t filled_bytes;  // the contents are the pattern of its index for a block of this size; 0:
+                          // not yet
   uint64_t is_live;
 };
 
@@ -42,9 +45,9 @@ struct Log {
   uint64_t epoch;        // of the life that works
   uint64_t seed;
   uint64_t random_state;  // of the workload
-  uint32_t is_stepped;   // the operation in progress is one to step through
-  uint32_t block_count;  // records in use or used
-  const char* what;      // a literal: the same address in parent and child
+  uint32_t is_stepped;    // the operation in progress is one to step through
+  uint32_t block_count;   // records in use or used
+  const char* what;       // a literal: the same address in parent and child
   BlockRecord blocks[kBlocksMax];
 };
 
@@ -55,14 +58,16 @@ inline uint64_t pattern_word(uint64_t seed, uint32_t index, uint64_t offset) {
   return (x ^ (x >> 29)) | 1;  // never the zero that a lost page reads as
 }
 
-// Calls visit(offset) for the words that carry the pattern: the first and last 64 bytes and the start of each page.  Enough to
-// see a block moved, cut, overlapped or punched, without touching every page's lines.
+// Calls visit(offset) for the words that carry the pattern: the first and last 64 bytes and the
+// start of each page.  Enough to see a block moved, cut, overlapped or punched, without touching
+// every page's lines.
 template <typename Visit>
 void for_each_pattern_word(uint64_t size_bytes, Visit visit) {
   uint64_t words_bytes = size_bytes & ~uint64_t{7};
   for (uint64_t at = 0; at < words_bytes && at < 64; at += 8) visit(at);
   for (uint64_t at = 4096; at + 8 <= words_bytes; at += 4096) visit(at);
-  for (uint64_t at = words_bytes > 128 ? words_bytes - 64 : 64; at < words_bytes; at += 8) visit(at);
+  for (uint64_t at = words_bytes > 128 ? words_bytes - 64 : 64; at < words_bytes; at += 8)
+    visit(at);
 }
 
 inline void fill_pattern(uint64_t seed, uint32_t index, void* block, uint64_t size_bytes) {

@@ -18,11 +18,13 @@ namespace {
 constexpr unsigned kSecondsMax = 20;
 constexpr uint64_t kExercisePeriod = 4;
 
-std::string text(const char* what, uint64_t value) { return std::string(what) + std::to_string(value); }
+std::string text(const char* what, uint64_t value) {
+  return std::string(what) + std::to_string(value);
+}
 
 std::string describe(const Block& block) {
-  return "block of " + std::to_string(block.size_bytes) + " bytes at data offset " + std::to_string(block.offset) + ", epoch " +
-         std::to_string(block.epoch);
+  return "block of " + std::to_string(block.size_bytes) + " bytes at data offset " +
+         std::to_string(block.offset) + ", epoch " + std::to_string(block.epoch);
 }
 
 // Blocks of small, fine and large kinds must come out of what the log does not know to be used.
@@ -40,12 +42,14 @@ std::string exercise(Arena& arena, const Log& log) {
       for (uint32_t index = 0; index < log.block_count; index++) {
         const BlockRecord& record = log.blocks[index];
         bool is_sure = record.is_live && !(log.is_busy && (log.index == index || log.may_reclaim));
-        if (is_sure && at < record.address + record.usable_bytes && record.address < at + size_bytes) {
+        if (is_sure && at < record.address + record.usable_bytes &&
+            record.address < at + size_bytes) {
           fault = text("the recovered arena gives out live block ", index);
         }
       }
       for (auto [other, other_bytes] : taken) {
-        if (at < other + other_bytes && other < at + size_bytes) fault = "the recovered arena gives out one place twice";
+        if (at < other + other_bytes && other < at + size_bytes)
+          fault = "the recovered arena gives out one place twice";
       }
       taken.emplace_back(at, size_bytes);
     }
@@ -91,20 +95,26 @@ std::string Oracle::open_and_compare(const std::string& path, bool has_exercise)
   Error error = Error::kNone;
   std::string fault;
   std::string death = Guard::run(kSecondsMax, [&] {
-    error = open_arena({.path = path.c_str(), .capacity_bytes = 8 * kMiB, .on_restart = OnRestart::kKeep, .program = "oracle"}, *arena, why);
+    error = open_arena({.path = path.c_str(),
+                        .capacity_bytes = 8 * kMiB,
+                        .on_restart = OnRestart::kKeep,
+                        .program = "oracle"},
+                       *arena, why);
     if (error != Error::kNone) return;
     for (uint32_t index = 0; index < log_.block_count; index++) {
       const BlockRecord& record = log_.blocks[index];
       if (!record.is_live || (log_.is_busy && (log_.index == index || log_.may_reclaim))) continue;
       auto* block = reinterpret_cast<void*>(record.address);
-      bool is_known = arena->contains(block) && arena->look_up(block) == Verdict::kGood && arena->usable_size(block) == record.usable_bytes;
+      bool is_known = arena->contains(block) && arena->look_up(block) == Verdict::kGood &&
+                      arena->usable_size(block) == record.usable_bytes;
       if (!is_known) fault = text("the recovered arena does not know block ", index);
     }
     if (has_exercise && fault.empty()) fault = exercise(*arena, log_);
     arena->close();
   });
   if (!death.empty()) {
-    if (arena->mapping().address() != nullptr) munmap(arena->mapping().address(), arena->mapping().length_bytes());
+    if (arena->mapping().address() != nullptr)
+      munmap(arena->mapping().address(), arena->mapping().length_bytes());
     return "recovery: " + death;
   }
   if (error != Error::kNone) return std::string("recovery refuses: ") + why.c_str();
@@ -113,11 +123,16 @@ std::string Oracle::open_and_compare(const std::string& path, bool has_exercise)
 
 std::string Oracle::read_blocks(const std::string& path, std::vector<Block>& blocks) {
   ArenaView view;
-  if (ArenaView::open(path.c_str(), view) != Error::kNone) return std::string("the view refuses: ") + fault_text(view.fault());
-  if (view.damaged_copy() >= 0) return text("after recovery a copy of the header is not good: ", static_cast<uint64_t>(view.damaged_copy()));
+  if (ArenaView::open(path.c_str(), view) != Error::kNone)
+    return std::string("the view refuses: ") + fault_text(view.fault());
+  if (view.damaged_copy() >= 0)
+    return text("after recovery a copy of the header is not good: ",
+                static_cast<uint64_t>(view.damaged_copy()));
   std::string fault;
   view.check([&](const Finding& finding) {
-    if (fault.empty()) fault = std::string("check after recovery: ") + finding.what + text(" at offset ", finding.offset);
+    if (fault.empty())
+      fault = std::string("check after recovery: ") + finding.what +
+              text(" at offset ", finding.offset);
   });
   blocks.clear();
   view.for_each_block([&](const Block& block) { blocks.push_back(block); });
@@ -137,7 +152,8 @@ std::string Oracle::compare(const std::string& path) {
     if (!record.is_live) continue;
     auto at = by_address.find(record.address);
     // A survivor may have been dropped and its very place given to the allocation in progress.
-    bool is_replaced = at != by_address.end() && log_.is_busy && log_.may_reclaim && record.epoch < log_.epoch && at->second->epoch == log_.epoch;
+    bool is_replaced = at != by_address.end() && log_.is_busy && log_.may_reclaim &&
+                       record.epoch < log_.epoch && at->second->epoch == log_.epoch;
     if (at == by_address.end() || is_replaced) {
       missing_.push_back(index);
       continue;
@@ -151,53 +167,69 @@ std::string Oracle::compare(const std::string& path) {
 
   // What is left must be the operation in progress.
   bool is_allocating = log_.is_busy && log_.step == Step::kAllocate;
-  if (unexpected_.size() > (is_allocating ? 1 : 0)) return "live, but freed or never returned: " + describe(unexpected_[0]);
+  if (unexpected_.size() > (is_allocating ? 1 : 0))
+    return "live, but freed or never returned: " + describe(unexpected_[0]);
   if (!unexpected_.empty()) {
     const Block& block = unexpected_[0];
-    if (block.size_bytes < log_.size_bytes || block.epoch != log_.epoch) return "not what the allocation in progress asked for: " + describe(block);
+    if (block.size_bytes < log_.size_bytes || block.epoch != log_.epoch)
+      return "not what the allocation in progress asked for: " + describe(block);
   }
   uint64_t newest_gone = 0;
   for (uint32_t index : missing_) {
     const BlockRecord& record = log_.blocks[index];
     bool is_being_freed = log_.is_busy && log_.step == Step::kFree && log_.index == index;
     bool is_reclaimed = log_.is_busy && log_.may_reclaim && record.epoch < log_.epoch;
-    if (!is_being_freed && !is_reclaimed) return text("lost: block ", index) + text(" of bytes ", record.size_bytes);
+    if (!is_being_freed && !is_reclaimed)
+      return text("lost: block ", index) + text(" of bytes ", record.size_bytes);
     if (is_reclaimed) newest_gone = std::max(newest_gone, record.epoch);
   }
   for (const Block& block : found_) {
-    if (block.epoch < newest_gone) return "survivors were not reclaimed oldest first: still there " + describe(block);
+    if (block.epoch < newest_gone)
+      return "survivors were not reclaimed oldest first: still there " + describe(block);
   }
   return "";
 }
 
-std::string Oracle::compare_block(uint32_t index, const BlockRecord& record, const Block& block, int descriptor,
-                                  const ArenaHeader& header) const {
+std::string Oracle::compare_block(uint32_t index, const BlockRecord& record, const Block& block,
+                                  int descriptor, const ArenaHeader& header) const {
   bool is_in_progress = log_.is_busy && log_.index == index;
   std::string name = text("block ", index) + " (" + describe(block) + ")";
-  if (block.epoch != record.epoch && !is_in_progress) return name + text(" is not of epoch ", record.epoch);
+  if (block.epoch != record.epoch && !is_in_progress)
+    return name + text(" is not of epoch ", record.epoch);
   uint64_t intact_bytes = record.filled_bytes;
   if (is_in_progress && log_.step == Step::kResize) {
     uint64_t resized = round_up(log_.size_bytes, header.page_bytes);
-    if (block.size_bytes != record.usable_bytes && block.size_bytes != resized) return name + " has neither its old nor its new size";
+    if (block.size_bytes != record.usable_bytes && block.size_bytes != resized)
+      return name + " has neither its old nor its new size";
     intact_bytes = std::min(intact_bytes, log_.size_bytes);
   } else if (!is_in_progress && block.size_bytes != record.usable_bytes) {
     return name + text(" has not its size of ", record.usable_bytes);
   }
   std::string fault;
+  // Neighbours are read together.
+  char window[64];
+  uint64_t first = 0;
+  uint64_t end = 0;
   for_each_pattern_word(record.filled_bytes, [&](uint64_t at) {
     if (at + 8 > intact_bytes || !fault.empty()) return;
-    uint64_t word = 0;
-    auto offset = static_cast<off_t>(header.data_offset + block.offset + at);
-    if (pread(descriptor, &word, sizeof(word), offset) != sizeof(word) || word != pattern_word(log_.seed, index, at)) {
-      fault = name + text(" lost its contents at byte ", at);
+    if (at < first || at + 8 > end) {
+      ssize_t got = pread(descriptor, window, sizeof(window),
+                          static_cast<off_t>(header.data_offset + block.offset + at));
+      first = at;
+      end = at + static_cast<uint64_t>(std::max<ssize_t>(got, 0));
     }
+    uint64_t word = 0;
+    if (at + 8 <= end) std::memcpy(&word, window + (at - first), sizeof(word));
+    if (word != pattern_word(log_.seed, index, at))
+      fault = name + text(" lost its contents at byte ", at);
   });
   return fault;
 }
 
 std::string Oracle::overlaps() const {
   for (size_t i = 1; i < found_.size(); i++) {
-    if (found_[i - 1].offset + found_[i - 1].size_bytes > found_[i].offset) return "two owners: " + describe(found_[i - 1]) + " and " + describe(found_[i]);
+    if (found_[i - 1].offset + found_[i - 1].size_bytes > found_[i].offset)
+      return "two owners: " + describe(found_[i - 1]) + " and " + describe(found_[i]);
   }
   return "";
 }
@@ -209,10 +241,12 @@ std::string Oracle::recover_again(const std::string& path) {
   before.read(path);
   if (std::string fault = open_and_compare(path, false); !fault.empty()) return "second " + fault;
   std::vector<Block> second;
-  if (std::string fault = read_blocks(path, second); !fault.empty()) return "second recovery: " + fault;
+  if (std::string fault = read_blocks(path, second); !fault.empty())
+    return "second recovery: " + fault;
   bool is_same = first.size() == second.size();
   for (size_t i = 0; is_same && i < first.size(); i++) {
-    is_same = first[i].offset == second[i].offset && first[i].size_bytes == second[i].size_bytes && first[i].epoch == second[i].epoch;
+    is_same = first[i].offset == second[i].offset && first[i].size_bytes == second[i].size_bytes &&
+              first[i].epoch == second[i].epoch;
   }
   if (!is_same) return "the second recovery finds other blocks than the first";
   after.read(path);
@@ -222,7 +256,9 @@ std::string Oracle::recover_again(const std::string& path) {
     }
   }
   uint64_t differs = before.first_difference(after);
-  return differs == FileImage::kSame ? "" : text("the second recovery changes the file at offset ", differs);
+  return differs == FileImage::kSame
+             ? ""
+             : text("the second recovery changes the file at offset ", differs);
 }
 
 void Oracle::settle(Log& log) const {
@@ -237,7 +273,8 @@ void Oracle::settle(Log& log) const {
         if (block.address != record.address || block.size_bytes == record.usable_bytes) continue;
         record.size_bytes = log.size_bytes;
         record.usable_bytes = block.size_bytes;
-        if (record.filled_bytes > record.size_bytes) record.filled_bytes = 0;  // its last words went with the tail
+        if (record.filled_bytes > record.size_bytes)
+          record.filled_bytes = 0;  // its last words went with the tail
       }
     }
   }

@@ -1,8 +1,10 @@
-// Recovers an arena as a kill left it and compares what came back with the log of the process that used it.
+// Recovers an arena as a kill left it and compares what came back with the log of the process that
+// used it.
 //
 // For every file it checks:
 //   1. the arena opens (or, before its first block, is made anew);
-//   2. every block that was returned and not freed is live, of the same size and epoch, with its contents; no other is, save for the operation
+//   2. every block that was returned and not freed is live, of the same size and epoch, with its
+//   contents; no other is, save for the operation
 //      in progress, which may be done or not;
 //   3. no two blocks overlap, and blocks allocated in the recovered arena overlap none;
 //   4. the recovered arena checks clean, both copies of its header good;
@@ -24,7 +26,8 @@ class Oracle {
   // Works on a copy at `copy_path`.
   Oracle(std::string copy_path, const Log& log) : copy_path_(std::move(copy_path)), log_(log) {}
 
-  // "": all is well; else the first thing that is not.  Every 4th also allocates in the recovered arena.
+  // "": all is well; else the first thing that is not.  Every 4th also allocates in the recovered
+  // arena.
   std::string check(const FileImage& image);
   // The same on the file itself.
   std::string check_file(const std::string& path);
@@ -39,7 +42,8 @@ class Oracle {
   std::string open_and_compare(const std::string& path, bool has_exercise);
   std::string read_blocks(const std::string& path, std::vector<Block>& blocks);
   std::string compare(const std::string& path);
-  std::string compare_block(uint32_t index, const BlockRecord& record, const Block& block, int descriptor, const ArenaHeader& header) const;
+  std::string compare_block(uint32_t index, const BlockRecord& record, const Block& block,
+                            int descriptor, const ArenaHeader& header) const;
   std::string overlaps() const;
   std::string recover_again(const std::string& path);
 
@@ -47,9 +51,9 @@ class Oracle {
   const Log& log_;
   uint64_t checks_ = 0;
   ArenaHeader header_{};
-  std::vector<Block> found_;        // by rising offset
-  std::vector<Block> unexpected_;   // found, not in the log
-  std::vector<uint32_t> missing_;   // in the log, not found
+  std::vector<Block> found_;       // by rising offset
+  std::vector<Block> unexpected_;  // found, not in the log
+  std::vector<uint32_t> missing_;  // in the log, not found
 };
 
 }  // namespace btd::test

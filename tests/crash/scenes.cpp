@@ -1,10 +1,12 @@
-// What the processes do that are stepped through.  Each scene leads to some of the slow paths; `step(false)` runs the way there.
+// What the processes do that are stepped through.  Each scene leads to some of the slow paths;
+// `step(false)` runs the way there.
 #include "tests/crash/worker.hpp"
 
 namespace btd::test {
 namespace {
 
-// --- First use -----------------------------------------------------------------------------------------------------------
+// --- First use
+// -----------------------------------------------------------------------------------------------------------
 
 void first_use(Worker& w) {
   w.open();
@@ -18,9 +20,11 @@ void first_use(Worker& w) {
   w.release();
 }
 
-// --- Small blocks --------------------------------------------------------------------------------------------------------
+// --- Small blocks
+// --------------------------------------------------------------------------------------------------------
 
-// Refills until a second superblock is carved, then frees all: the cache flushes and a superblock retires.
+// Refills until a second superblock is carved, then frees all: the cache flushes and a superblock
+// retires.
 void small_blocks(Worker& w, uint64_t size_bytes, uint32_t count) {
   w.step(false);
   w.open();
@@ -45,7 +49,8 @@ void small_fine(Worker& w) { small_blocks(w, 1200, 120); }
 void small_many(Worker& w) { small_blocks(w, 192, 600); }
 void small_largest(Worker& w) { small_blocks(w, 32768, 24); }
 
-// --- Large blocks --------------------------------------------------------------------------------------------------------
+// --- Large blocks
+// --------------------------------------------------------------------------------------------------------
 
 void large_blocks(Worker& w) {
   w.step(false);
@@ -56,10 +61,10 @@ void large_blocks(Worker& w) {
   uint32_t b = w.allocate(50 * 1024);
   uint32_t c = w.allocate(700 * 1024);  // grows
   uint32_t d = w.allocate(33 * 1024);
-  w.free(b);       // between two live ones
+  w.free(b);                                  // between two live ones
   uint32_t e = w.allocate(36 * 1024, 16384);  // splits what b left
-  w.free(a);       // joins nothing
-  w.free(e);       // joins on both sides
+  w.free(a);                                  // joins nothing
+  w.free(e);                                  // joins on both sides
   w.allocate(64 * 1024, 65536);
   w.free(c);
   w.give_back();
@@ -87,7 +92,8 @@ void resizing(Worker& w) {
   w.free(b);
 }
 
-// --- Recovery and pressure -----------------------------------------------------------------------------------------------
+// --- Recovery and pressure
+// -----------------------------------------------------------------------------------------------
 
 void one_large(Worker& w) {
   w.step(false);

@@ -1,7 +1,7 @@
 // A directory of a test's own under /dev/shm, gone when the test is, however it ends.
 //
-// A small process of its own session waits on a pipe whose other end only the test holds: the kernel closes it
-// when the test returns, crashes or is killed, and then the directory is removed.
+// A small process of its own session waits on a pipe whose other end only the test holds: the
+// kernel closes it when the test returns, crashes or is killed, and then the directory is removed.
 #pragma once
 
 #include <fcntl.h>

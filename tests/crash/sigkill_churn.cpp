@@ -1,18 +1,23 @@
 // SIGKILL at random times into an unmodified multi-threaded program, and what is left.
 //
 //   sigkill_churn LIBRARY PROGRAM [--quick | --full | --kills N] [--seed S]
-//   sigkill_churn LIBRARY PROGRAM --wrong    the test of the test: damages a block after each kill, and fails if that is not found
+//   sigkill_churn LIBRARY PROGRAM --wrong    the test of the test: damages a block after each kill,
+//   and fails if that is not found
 //
 // After each kill:
 //   1. the arena, as the kill left it, checks clean;
-//   2. every block that was returned and not freed is there, of this epoch, with every byte of its contents;
-//   3. of the rest only the operations in progress and a few blocks of the C library are live; no two blocks overlap;
-//   4. every block that survived earlier kills is there with its contents.  It may be gone only if its arena is full and does not keep survivors, or if it is so
+//   2. every block that was returned and not freed is there, of this epoch, with every byte of its
+//   contents;
+//   3. of the rest only the operations in progress and a few blocks of the C library are live; no
+//   two blocks overlap;
+//   4. every block that survived earlier kills is there with its contents.  It may be gone only if
+//   its arena is full and does not keep survivors, or if it is so
 //      old that its tag came round; and then the oldest go first;
 //   5. half the time: recovery by this process, after which 1, 2 and 4 hold again.
 //
-// Three arenas take turns: one that is new each time; one that is small, used again and again and drops survivors (its epochs rise by more than one a kill); and one that keeps
-// them (BARTENDER_ON_RESTART=keep), and is made anew now and then.
+// Three arenas take turns: one that is new each time; one that is small, used again and again and
+// drops survivors (its epochs rise by more than one a kill); and one that keeps them
+// (BARTENDER_ON_RESTART=keep), and is made anew now and then.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -47,7 +52,8 @@ using Clock = std::chrono::steady_clock;
 // The C library's own: a thread's dynamic vector, buffers, C++'s emergency pool.
 constexpr size_t kStrangersMax = 48;
 constexpr uint64_t kKeptLives = 30;
-// Recovery gives up epochs once 240 of them are in use, and then down to 120 (core/recovery/open.cpp).
+// Recovery gives up epochs once 240 of them are in use, and then down to 120
+// (core/recovery/open.cpp).
 constexpr uint64_t kEpochsKept = 119;
 constexpr uint64_t kQuickSeconds = 40;
 constexpr uint64_t kReportsMax = 10;
@@ -65,12 +71,13 @@ struct Chain {
   uint64_t lives_max;  // then the arena is made anew; 0: never
   uint64_t lives = 0;
   std::map<uint64_t, Survivor> survivors = {};  // by address
-  uint64_t epoch = 0;                      // when last looked at
+  uint64_t epoch = 0;                           // when last looked at
   uint64_t epoch_max = 0;
 };
 
 struct Harness {
-  Harness(const char* library_path, const char* program_path) : library(library_path), program(program_path) {}
+  Harness(const char* library_path, const char* program_path)
+      : library(library_path), program(program_path) {}
 
   std::string library;
   std::string program;
@@ -89,12 +96,15 @@ struct Harness {
   uint64_t before_first_block = 0;
   std::vector<uint8_t> contents;
 
-  std::string arena_path(const Chain& chain) const { return scratch.file(std::string(chain.name) + ".arena"); }
+  std::string arena_path(const Chain& chain) const {
+    return scratch.file(std::string(chain.name) + ".arena");
+  }
 
   void report(const Chain& chain, const std::string& what) {
     violations++;
     if (violations > kReportsMax || is_wrong) return;
-    std::printf("VIOLATION after kill %llu, arena \"%s\", life %llu: %s\n", static_cast<unsigned long long>(kills), chain.name,
+    std::printf("VIOLATION after kill %llu, arena \"%s\", life %llu: %s\n",
+                static_cast<unsigned long long>(kills), chain.name,
                 static_cast<unsigned long long>(chain.lives), what.c_str());
     std::printf("  stderr of the program: %s\n", errors().c_str());
     std::fflush(stdout);
@@ -122,7 +132,8 @@ struct Harness {
   std::string size = std::string("BARTENDER_SIZE=") + chain.size;
   std::string on_restart = std::string("BARTENDER_ON_RESTART=") + chain.on_restart;
   char threshold[] = "BARTENDER_THRESHOLD=0";
-  char* environment[] = {preload.data(), arena.data(), size.data(), on_restart.data(), threshold, nullptr};
+  char* environment[] = {preload.data(),    arena.data(), size.data(),
+                         on_restart.data(), threshold,    nullptr};
   std::string program = harness.program;
   std::string table = harness.table_path;
   char* arguments[] = {program.data(), table.data(), nullptr};
@@ -141,7 +152,8 @@ bool run_and_kill(Harness& harness, const Chain& chain) {
     harness.scratch.leave();
     become_program(harness, chain, parent);
   }
-  // From before the loader has begun to some thousand operations in; an end by itself cuts the time short.
+  // From before the loader has begun to some thousand operations in; an end by itself cuts the time
+  // short.
   uint64_t span_us = harness.random() % 3 == 0 ? 8'000 : 60'000;
   uint64_t delay_us = harness.random() % span_us;
   sigset_t child_ends;
@@ -159,29 +171,38 @@ bool run_and_kill(Harness& harness, const Chain& chain) {
 
 std::string address_text(uint64_t address, const char* what, uint64_t size_bytes) {
   char text[120];
-  std::snprintf(text, sizeof(text), "block 0x%llx of %llu bytes %s", static_cast<unsigned long long>(address), static_cast<unsigned long long>(size_bytes), what);
+  std::snprintf(text, sizeof(text), "block 0x%llx of %llu bytes %s",
+                static_cast<unsigned long long>(address),
+                static_cast<unsigned long long>(size_bytes), what);
   return text;
 }
 
 // "" if the first size_bytes of the block carry the pattern.
-std::string compare_contents(Harness& harness, const ArenaView& view, const Block& block, uint64_t pattern, uint64_t size_bytes) {
-  if (block.size_bytes < size_bytes) return address_text(block.address, "is smaller than asked for", block.size_bytes);
+std::string compare_contents(Harness& harness, const ArenaView& view, const Block& block,
+                             uint64_t pattern, uint64_t size_bytes) {
+  if (block.size_bytes < size_bytes)
+    return address_text(block.address, "is smaller than asked for", block.size_bytes);
   harness.contents.resize(size_bytes);
-  if (!view.read_data(block.offset, harness.contents.data(), size_bytes)) return address_text(block.address, "cannot be read", size_bytes);
+  if (!view.read_data(block.offset, harness.contents.data(), size_bytes))
+    return address_text(block.address, "cannot be read", size_bytes);
   uint64_t wrong = first_wrong_byte(harness.contents.data(), pattern, size_bytes);
   if (wrong == size_bytes) return "";
-  return address_text(block.address, "lost its contents", size_bytes) + " at byte " + std::to_string(wrong) + ", epoch " + std::to_string(block.epoch);
+  return address_text(block.address, "lost its contents", size_bytes) + " at byte " +
+         std::to_string(wrong) + ", epoch " + std::to_string(block.epoch);
 }
 
 // Survivors of earlier lives against what is there.  Those that are gone rightly are forgotten.
-void verify_survivors(Harness& harness, Chain& chain, const ArenaView& view, const std::map<uint64_t, Block>& found, bool may_be_full) {
+void verify_survivors(Harness& harness, Chain& chain, const ArenaView& view,
+                      const std::map<uint64_t, Block>& found, bool may_be_full) {
   uint64_t newest_gone = 0;
   for (auto at = chain.survivors.begin(); at != chain.survivors.end();) {
     const Survivor& survivor = at->second;
     auto block = found.find(at->first);
-    bool is_there = block != found.end() && (block->second.epoch == survivor.epoch || block->second.tag == kStateKept);
+    bool is_there = block != found.end() &&
+                    (block->second.epoch == survivor.epoch || block->second.tag == kStateKept);
     if (is_there) {
-      std::string fault = compare_contents(harness, view, block->second, survivor.pattern, survivor.size_bytes);
+      std::string fault =
+          compare_contents(harness, view, block->second, survivor.pattern, survivor.size_bytes);
       if (!fault.empty()) harness.report(chain, "survivor: " + fault);
       harness.survivors_verified++;
       ++at;
@@ -190,7 +211,8 @@ void verify_survivors(Harness& harness, Chain& chain, const ArenaView& view, con
     bool is_old = view.header().epoch - survivor.epoch >= kEpochsKept;
     bool keeps = std::strcmp(chain.on_restart, "keep") == 0;
     if (keeps || !(may_be_full || is_old)) {
-      harness.report(chain, address_text(at->first, "survived and is gone", survivor.size_bytes) + ", epoch " + std::to_string(survivor.epoch));
+      harness.report(chain, address_text(at->first, "survived and is gone", survivor.size_bytes) +
+                                ", epoch " + std::to_string(survivor.epoch));
     }
     newest_gone = std::max(newest_gone, survivor.epoch);
     harness.survivors_dropped++;
@@ -198,14 +220,17 @@ void verify_survivors(Harness& harness, Chain& chain, const ArenaView& view, con
   }
   for (const auto& [address, block] : found) {
     if (block.epoch == 0 || block.epoch >= newest_gone) continue;
-    harness.report(chain, address_text(address, "is older than some that were dropped", block.size_bytes) + ": epoch " + std::to_string(block.epoch) + ", dropped " +
-                              std::to_string(newest_gone));
+    harness.report(chain,
+                   address_text(address, "is older than some that were dropped", block.size_bytes) +
+                       ": epoch " + std::to_string(block.epoch) + ", dropped " +
+                       std::to_string(newest_gone));
     break;
   }
 }
 
 // What the table says against what is there, and from then on the table's blocks are survivors.
-void verify_table(Harness& harness, Chain& chain, const ArenaView& view, const std::map<uint64_t, Block>& found) {
+void verify_table(Harness& harness, Chain& chain, const ArenaView& view,
+                  const std::map<uint64_t, Block>& found) {
   const ArenaHeader& header = view.header();
   uint64_t data_address = header.base_address + header.data_offset;
   std::map<uint64_t, Survivor> told;
@@ -227,38 +252,48 @@ void verify_table(Harness& harness, Chain& chain, const ArenaView& view, const s
       harness.report(chain, address_text(slot.address, "is lost", slot.size_bytes));
       continue;
     }
-    std::string fault = compare_contents(harness, view, block->second, slot.pattern, slot.size_bytes);
+    std::string fault =
+        compare_contents(harness, view, block->second, slot.pattern, slot.size_bytes);
     if (!fault.empty()) harness.report(chain, fault);
     harness.blocks_verified++;
   }
   bool may_be_outside = chain.lives > 1;  // survivors may fill the arena; then the next tier serves
-  if (outside > 0 && !may_be_outside) harness.report(chain, std::to_string(outside) + " blocks are not in the arena");
+  if (outside > 0 && !may_be_outside)
+    harness.report(chain, std::to_string(outside) + " blocks are not in the arena");
   size_t strangers = 0;
   for (const auto& [address, block] : found) {
     if (block.epoch == header.epoch && told.count(address) == 0) strangers++;
   }
-  if (strangers > kStrangersMax + 2 * busy) harness.report(chain, std::to_string(strangers) + " blocks are live that were freed or never returned");
+  if (strangers > kStrangersMax + 2 * busy)
+    harness.report(
+        chain, std::to_string(strangers) + " blocks are live that were freed or never returned");
   if (busy > kChurnThreads) harness.report(chain, "more slots are busy than there are threads");
   chain.survivors.merge(told);
 }
 
 // False: no view of it, which may be right.
-bool look(Harness& harness, Chain& chain, const std::string& when, ArenaView& view, std::map<uint64_t, Block>& found) {
+bool look(Harness& harness, Chain& chain, const std::string& when, ArenaView& view,
+          std::map<uint64_t, Block>& found) {
   Error error = ArenaView::open(harness.arena_path(chain).c_str(), view);
   if (error != Error::kNone) {
     bool has_begun = harness.table->operations.load() > 0 || !chain.survivors.empty();
-    bool is_unborn = view.fault() == OpenFault::kNotFound || view.fault() == OpenFault::kEmpty || view.fault() == OpenFault::kForeign;
-    if (has_begun || !is_unborn) harness.report(chain, when + "the arena cannot be read: " + fault_text(view.fault()));
+    bool is_unborn = view.fault() == OpenFault::kNotFound || view.fault() == OpenFault::kEmpty ||
+                     view.fault() == OpenFault::kForeign;
+    if (has_begun || !is_unborn)
+      harness.report(chain, when + "the arena cannot be read: " + fault_text(view.fault()));
     return false;
   }
   bool is_clean = true;
   view.check([&](const Finding& finding) {
-    if (is_clean) harness.report(chain, when + finding.what + " at offset " + std::to_string(finding.offset));
+    if (is_clean)
+      harness.report(chain, when + finding.what + " at offset " + std::to_string(finding.offset));
     is_clean = false;
   });
   uint64_t end = 0;
   view.for_each_block([&](const Block& block) {
-    if (block.offset < end) harness.report(chain, when + address_text(block.address, "overlaps the one before", block.size_bytes));
+    if (block.offset < end)
+      harness.report(
+          chain, when + address_text(block.address, "overlaps the one before", block.size_bytes));
     end = block.offset + block.size_bytes;
     found.emplace(block.address, block);
   });
@@ -270,8 +305,13 @@ void recover_here(Harness& harness, Chain& chain) {
   auto* arena = ::new (storage) Arena;
   Line why;
   std::string path = harness.arena_path(chain);
-  OnRestart on_restart = std::strcmp(chain.on_restart, "keep") == 0 ? OnRestart::kKeep : OnRestart::kSalvage;
-  OpenRequest request{.path = path.c_str(), .capacity_bytes = 8 * kMiB, .on_restart = on_restart, .may_create = false, .program = "recovery"};
+  OnRestart on_restart =
+      std::strcmp(chain.on_restart, "keep") == 0 ? OnRestart::kKeep : OnRestart::kSalvage;
+  OpenRequest request{.path = path.c_str(),
+                      .capacity_bytes = 8 * kMiB,
+                      .on_restart = on_restart,
+                      .may_create = false,
+                      .program = "recovery"};
   if (open_arena(request, *arena, why) != Error::kNone) {
     harness.report(chain, std::string("recovery refuses: ") + why.c_str());
     return;
@@ -281,10 +321,12 @@ void recover_here(Harness& harness, Chain& chain) {
   harness.recoveries++;
   ArenaView view;
   std::map<uint64_t, Block> found;
-  if (look(harness, chain, "after recovery: ", view, found)) verify_survivors(harness, chain, view, found, false);
+  if (look(harness, chain, "after recovery: ", view, found))
+    verify_survivors(harness, chain, view, found, false);
 }
 
-// No further growth: from then on survivors are dropped, and a kill may come in the middle of that, before the line that tells it.
+// No further growth: from then on survivors are dropped, and a kill may come in the middle of that,
+// before the line that tells it.
 bool is_full(const ArenaHeader& header) {
   uint64_t grown = uint64_t{header.coarse_frames_grown} + header.fine_frames_grown;
   return grown + kGrowFrames > header.capacity_bytes / kFrameBytes;
@@ -302,7 +344,8 @@ void damage_a_block(Harness& harness, const Chain& chain) {
       slot.address += 16;
       break;
     }
-    auto at = static_cast<off_t>(view.header().data_offset + (slot.address - data_address) + slot.size_bytes / 2);
+    auto at = static_cast<off_t>(view.header().data_offset + (slot.address - data_address) +
+                                 slot.size_bytes / 2);
     char byte = 0;
     bool is_done = pread(file, &byte, 1, at) == 1;
     byte = static_cast<char>(~byte);
@@ -397,7 +440,9 @@ int main(int argc, char** argv) {
     }
   }
   if (path_count != 2) {
-    std::fprintf(stderr, "usage: sigkill_churn LIBRARY PROGRAM [--quick | --full | --kills N] [--seed S] [--wrong]\n");
+    std::fprintf(stderr,
+                 "usage: sigkill_churn LIBRARY PROGRAM [--quick | --full | --kills N] [--seed S] "
+                 "[--wrong]\n");
     return 2;
   }
   log_level = LogLevel::kOff;
@@ -411,24 +456,34 @@ int main(int argc, char** argv) {
     std::perror("table");
     return 2;
   }
-  Chain chains[] = {{"fresh", "64M", "salvage", 1}, {"again", "24M", "salvage", 0}, {"kept", "1G", "keep", kKeptLives}};
+  Chain chains[] = {{"fresh", "64M", "salvage", 1},
+                    {"again", "24M", "salvage", 0},
+                    {"kept", "1G", "keep", kKeptLives}};
   if (is_wrong) return run_wrong(harness, chains[0]);
   auto start = Clock::now();
   auto seconds = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
   // In a hurry: as many as fit, but never fewer than 200.
-  while (is_quick ? harness.kills < 200 || (seconds() < kQuickSeconds && harness.kills < 1000) : harness.kills < kills) {
+  while (is_quick ? harness.kills < 200 || (seconds() < kQuickSeconds && harness.kills < 1000)
+                  : harness.kills < kills) {
     // Half of the kills go to the arena that is used again and again.
     uint64_t turn = harness.kills % 4;
     one_kill(harness, chains[turn == 0 ? 0 : turn == 1 ? 2 : 1]);
   }
   auto number = [](uint64_t value) { return static_cast<unsigned long long>(value); };
-  std::printf("blocks verified %llu, survivors verified %llu, dropped rightly %llu; recoveries here %llu; killed before the arena was there %llu\n",
-              number(harness.blocks_verified), number(harness.survivors_verified), number(harness.survivors_dropped), number(harness.recoveries),
-              number(harness.before_first_block));
-  std::printf("highest epoch %llu, %.1f s\nseed: %llu\n", number(chains[1].epoch_max), seconds(), number(seed));
-  std::printf("kill points: %llu, violations: %llu\n", number(harness.kills), number(harness.violations));
+  std::printf(
+      "blocks verified %llu, survivors verified %llu, dropped rightly %llu; recoveries here %llu; "
+      "killed before the arena was there %llu\n",
+      number(harness.blocks_verified), number(harness.survivors_verified),
+      number(harness.survivors_dropped), number(harness.recoveries),
+      number(harness.before_first_block));
+  std::printf("highest epoch %llu, %.1f s\nseed: %llu\n", number(chains[1].epoch_max), seconds(),
+              number(seed));
+  std::printf("kill points: %llu, violations: %llu\n", number(harness.kills),
+              number(harness.violations));
   // A run that verified nothing proves nothing.
-  bool has_worked = harness.blocks_verified > harness.kills * 10 && harness.survivors_verified > harness.kills && harness.before_first_block < harness.kills / 2;
+  bool has_worked = harness.blocks_verified > harness.kills * 10 &&
+                    harness.survivors_verified > harness.kills &&
+                    harness.before_first_block < harness.kills / 2;
   if (!has_worked) std::printf("too little was verified: this run tests nothing\n");
   bool is_good = harness.violations == 0 && has_worked;
   std::printf("%d passed, %d failed\n", is_good ? 1 : 0, is_good ? 0 : 1);

@@ -1,10 +1,14 @@
-// Killed at every instruction: steps through real allocator work and recovers what a kill at each instruction leaves.
+// Killed at every instruction: steps through real allocator work and recovers what a kill at each
+// instruction leaves.
 //
 //   single_step [--quick | --points N] [--seed S] [--scene NAME]     all scenes, then real kills
-//   single_step --wrong NAME | --wrong-all                           commits in the wrong order: fails if nothing is found
+//   single_step --wrong NAME | --wrong-all                           commits in the wrong order:
+//   fails if nothing is found
 //
-// The full run (--points, default 100,000) repeats the scenes with further seeds until it has that many kill points and steps through one in 20 calls of crc32c();
-// --quick does each scene once, from fewer of the places where a life was cut short, and one call in 400.  Nothing else is left out.
+// The full run (--points, default 100,000) repeats the scenes with further seeds until it has that
+// many kill points and steps through one in 20 calls of crc32c();
+// --quick does each scene once, from fewer of the places where a life was cut short, and one call
+// in 400.  Nothing else is left out.
 #include <sched.h>
 #include <sys/mman.h>
 
@@ -33,8 +37,10 @@ struct Options {
 };
 
 // From each of the kill points that are chosen the rest of the lives goes on.
-void run_lives(Stepper& stepper, const Scene& scene, int life, size_t branches, size_t later_branches) {
-  bool is_last = life == 2 || scene.lives[life + 1] == nullptr;
+void run_lives(Stepper& stepper, const Scene& scene, size_t life, size_t branches,
+               size_t later_branches) {
+  if (life >= kLivesMax) return;
+  bool is_last = life + 1 == kLivesMax || scene.lives[life + 1] == nullptr;
   size_t points_max = scene.is_killed_within && !is_last ? 64 : 0;
   std::vector<KillPoint> points = stepper.run(scene, scene.lives[life], points_max);
   if (is_last) return;
@@ -67,9 +73,12 @@ int run_wrong(Stepper& stepper, const Options& options) {
     stepper.start_anew(options.seed);
     stepper.run(kWrongScenes[i], kWrongScenes[i].lives[0], 0);
     uint64_t found = stepper.tally.violations - stepper.tally.violations_at_rest;
-    std::printf("wrong order %s: kill points: %llu, violations found: %llu (must be more than 0), at rest: %llu (must be 0)\n", kWrongScenes[i].name,
-                static_cast<unsigned long long>(stepper.tally.points()), static_cast<unsigned long long>(found),
-                static_cast<unsigned long long>(stepper.tally.violations_at_rest));
+    std::printf(
+        "wrong order %s: kill points: %llu, violations found: %llu (must be more than 0), at rest: "
+        "%llu (must be 0)\n",
+        kWrongScenes[i].name, static_cast<unsigned long long>(stepper.tally.points()),
+        static_cast<unsigned long long>(found),
+        static_cast<unsigned long long>(stepper.tally.violations_at_rest));
     bool is_found = found > 0 && stepper.tally.violations_at_rest == 0;
     (is_found ? passed : failed)++;
   }
@@ -77,7 +86,8 @@ int run_wrong(Stepper& stepper, const Options& options) {
     std::fprintf(stderr, "no such scene: %s\n", options.wrong);
     return 2;
   }
-  std::printf("seed: %llu\n%d passed, %d failed\n", static_cast<unsigned long long>(options.seed), passed, failed);
+  std::printf("seed: %llu\n%d passed, %d failed\n", static_cast<unsigned long long>(options.seed),
+              passed, failed);
   return failed == 0 ? 0 : 1;
 }
 
@@ -93,14 +103,20 @@ bool run_all(Stepper& stepper, const Options& options) {
       stepper.start_anew(options.seed + round);
       run_lives(stepper, kScenes[i], 0, options.is_quick ? 2 : 64, options.is_quick ? 1 : 2);
       std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-      std::printf("  %-48s %8llu kill points, %6llu recovered, %5.1f s\n", kScenes[i].name, static_cast<unsigned long long>(stepper.tally.points() - before),
-                  static_cast<unsigned long long>(stepper.tally.recovered - recovered), seconds.count());
+      std::printf("  %-48s %8llu kill points, %6llu recovered, %5.1f s\n", kScenes[i].name,
+                  static_cast<unsigned long long>(stepper.tally.points() - before),
+                  static_cast<unsigned long long>(stepper.tally.recovered - recovered),
+                  seconds.count());
       std::fflush(stdout);
       is_complete = is_complete && stepper.tally.points() > before;
     }
     if (options.is_quick || stepper.tally.points() >= options.points) break;
   }
-  if (options.scene == nullptr) kill_really(stepper, std::clamp<uint64_t>(stepper.tally.points() / 200, 50, options.is_quick ? 250 : 1000), options.seed);
+  if (options.scene == nullptr)
+    kill_really(
+        stepper,
+        std::clamp<uint64_t>(stepper.tally.points() / 200, 50, options.is_quick ? 250 : 1000),
+        options.seed);
   return is_complete;
 }
 
@@ -131,7 +147,9 @@ int main(int argc, char** argv) {
     } else if (std::strcmp(argv[i], "--wrong-all") == 0) {
       options.is_wrong_all = true;
     } else {
-      std::fprintf(stderr, "usage: single_step [--quick | --points N] [--seed S] [--scene NAME] | --wrong NAME | --wrong-all\n");
+      std::fprintf(stderr,
+                   "usage: single_step [--quick | --points N] [--seed S] [--scene NAME] | --wrong "
+                   "NAME | --wrong-all\n");
       return 2;
     }
   }
@@ -139,12 +157,15 @@ int main(int argc, char** argv) {
   stay_on_one_cpu();
   Scratch scratch;
   bool is_wrong = options.wrong != nullptr || options.is_wrong_all;
-  void* shared = mmap(nullptr, sizeof(Log), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void* shared =
+      mmap(nullptr, sizeof(Log), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   Stepper stepper(scratch, *static_cast<Log*>(shared), options.is_quick || is_wrong ? 400 : 20);
   if (is_wrong) return run_wrong(stepper, options);
   bool is_complete = run_all(stepper, options);
   const Tally& tally = stepper.tally;
-  auto print = [](const char* text, uint64_t value) { std::printf("%s%llu", text, static_cast<unsigned long long>(value)); };
+  auto print = [](const char* text, uint64_t value) {
+    std::printf("%s%llu", text, static_cast<unsigned long long>(value));
+  };
   print("of the kill points: recovered from a copy ", tally.recovered);
   print(", identical to the one before ", tally.identical);
   print(", real kills ", tally.kills);

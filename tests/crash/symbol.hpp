@@ -1,4 +1,5 @@
-// An address of this program as function and source line, by addr2line: for the few lines of a report.
+// An address of this program as function and source line, by addr2line: for the few lines of a
+// report.
 #pragma once
 
 #include <dlfcn.h>
@@ -25,7 +26,8 @@ inline std::string symbol_of(uint64_t address) {
   dladdr(reinterpret_cast<void*>(&symbol_of), &self);
   const char* file = info.dli_fbase == self.dli_fbase ? program : info.dli_fname;
   uint64_t offset = address - reinterpret_cast<uint64_t>(info.dli_fbase);
-  std::snprintf(line, sizeof(line), "addr2line -Cfpie '%s' 0x%llx 2>/dev/null", file, static_cast<unsigned long long>(offset));
+  std::snprintf(line, sizeof(line), "addr2line -Cfpie '%s' 0x%llx 2>/dev/null", file,
+                static_cast<unsigned long long>(offset));
   std::string text;
   if (FILE* pipe = popen(line, "r")) {
     char part[256];
@@ -33,7 +35,9 @@ inline std::string symbol_of(uint64_t address) {
     pclose(pipe);
   }
   while (!text.empty() && text.back() == '\n') text.pop_back();
-  std::snprintf(line, sizeof(line), " [%s+0x%llx]", info.dli_sname != nullptr ? info.dli_sname : file, static_cast<unsigned long long>(offset));
+  std::snprintf(line, sizeof(line), " [%s+0x%llx]",
+                info.dli_sname != nullptr ? info.dli_sname : file,
+                static_cast<unsigned long long>(offset));
   return text + line;
 }
 

@@ -1,15 +1,16 @@
 #include "tests/crash/worker.hpp"
 
-#include "tests/crash/heap_calls.hpp"
-
 #include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
 
+#include "tests/crash/heap_calls.hpp"
+
 namespace btd::test {
 
-void Worker::begin(const char* what, Step step, uint32_t index, uint64_t size_bytes, bool may_reclaim) {
+void Worker::begin(const char* what, Step step, uint32_t index, uint64_t size_bytes,
+                   bool may_reclaim) {
   log_.what = what;
   log_.step = step;
   log_.index = index;
@@ -25,7 +26,8 @@ void Worker::end() { log_.is_busy.store(0); }
 void Worker::open() {
   begin("open_arena", Step::kNothing, kNone, 0);
   Line why;
-  Error error = open_arena({.path = path_, .capacity_bytes = capacity_bytes_, .program = "worker"}, arena_, why);
+  Error error = open_arena({.path = path_, .capacity_bytes = capacity_bytes_, .program = "worker"},
+                           arena_, why);
   end();
   if (error != Error::kNone) {
     std::fprintf(stderr, "the worker cannot open its arena: %s\n", why.c_str());
@@ -73,7 +75,8 @@ void Worker::fill(uint32_t index) {
 
 uint32_t Worker::allocate(uint64_t size_bytes, uint64_t alignment, bool may_reclaim) {
   uint32_t index = free_record();
-  begin(size_bytes > kSmallBytesMax ? "allocate large" : "allocate small", Step::kAllocate, index, size_bytes, may_reclaim);
+  begin(size_bytes > kSmallBytesMax ? "allocate large" : "allocate small", Step::kAllocate, index,
+        size_bytes, may_reclaim);
   void* block = arena_.allocate(heap_->cache(), size_bytes, alignment, nullptr);
   if (may_reclaim) note_reclaimed(block);
   record_block(index, block, size_bytes);
@@ -84,14 +87,17 @@ uint32_t Worker::allocate(uint64_t size_bytes, uint64_t alignment, bool may_recl
   return index;
 }
 
-// The allocator does not say which survivors it dropped; its states do, and the harness has watched that only survivors went.
+// The allocator does not say which survivors it dropped; its states do, and the harness has watched
+// that only survivors went.
 void Worker::note_reclaimed(const void* block) {
   for (uint32_t index = 0; index < log_.block_count; index++) {
     BlockRecord& record = log_.blocks[index];
     if (!record.is_live || record.epoch == log_.epoch) continue;
     auto at = reinterpret_cast<uintptr_t>(block);
-    bool is_used_again = block != nullptr && at < record.address + record.usable_bytes && record.address < at + arena_.usable_size(block);
-    if (is_used_again || arena_.look_up(reinterpret_cast<void*>(record.address)) != Verdict::kGood) record.is_live = 0;
+    bool is_used_again = block != nullptr && at < record.address + record.usable_bytes &&
+                         record.address < at + arena_.usable_size(block);
+    if (is_used_again || arena_.look_up(reinterpret_cast<void*>(record.address)) != Verdict::kGood)
+      record.is_live = 0;
   }
 }
 
@@ -131,7 +137,8 @@ void Worker::give_back() {
 
 uint32_t Worker::live_count() const {
   uint32_t count = 0;
-  for (uint32_t index = 0; index < log_.block_count; index++) count += log_.blocks[index].is_live != 0;
+  for (uint32_t index = 0; index < log_.block_count; index++)
+    count += log_.blocks[index].is_live != 0;
   return count;
 }
 
@@ -154,7 +161,9 @@ uint64_t Worker::random() {
 
 FrameHeader* Worker::frame_header_of(uint32_t index) {
   uint64_t offset = log_.blocks[index].address - arena_.geometry().coarse_base;
-  return reinterpret_cast<FrameHeader*>(arena_.mapping().address(arena_.header().frame_header_offset)) + (offset >> kFrameShift);
+  return reinterpret_cast<FrameHeader*>(
+             arena_.mapping().address(arena_.header().frame_header_offset)) +
+         (offset >> kFrameShift);
 }
 
 }  // namespace btd::test

@@ -1,7 +1,8 @@
-// The process that uses an arena while the harness steps through it: announces each operation in the log, does it through
-// core's own interface, and tells the result.
+// The process that uses an arena while the harness steps through it: announces each operation in
+// the log, does it through core's own interface, and tells the result.
 //
-// Between two operations it stops itself (int3), so that the harness can change from running to stepping.
+// Between two operations it stops itself (int3), so that the harness can change from running to
+// stepping.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,8 @@ namespace btd::test {
 
 class Worker {
  public:
-  Worker(Log& log, const char* path, uint64_t capacity_bytes) : log_(log), path_(path), capacity_bytes_(capacity_bytes) {}
+  Worker(Log& log, const char* path, uint64_t capacity_bytes)
+      : log_(log), path_(path), capacity_bytes_(capacity_bytes) {}
 
   // Whether the operations that follow are stepped through or run.
   void step(bool is_stepped) { is_stepped_ = is_stepped; }
@@ -42,7 +44,8 @@ class Worker {
 
   // For tests of the test: the same records around something else.
   template <typename Operation>
-  void around(const char* what, Step step, uint32_t index, uint64_t size_bytes, Operation operation) {
+  void around(const char* what, Step step, uint32_t index, uint64_t size_bytes,
+              Operation operation) {
     begin(what, step, index, size_bytes);
     operation();
     end();
@@ -52,7 +55,8 @@ class Worker {
   void record_block(uint32_t index, void* block, uint64_t size_bytes);
 
  private:
-  void begin(const char* what, Step step, uint32_t index, uint64_t size_bytes, bool may_reclaim = false);
+  void begin(const char* what, Step step, uint32_t index, uint64_t size_bytes,
+             bool may_reclaim = false);
   void end();
   void note_reclaimed(const void* block);
 
@@ -67,11 +71,14 @@ class Worker {
 // What one process does from its start to its end.
 using Life = void (*)(Worker&);
 
+inline constexpr size_t kLivesMax = 3;
+
 struct Scene {
   const char* name;
   uint64_t capacity_bytes;
-  Life lives[3];        // one after the other on the same file; nullptr: no more
-  bool is_killed_within;  // each life but the last ends at a random instruction of its last operation, not after it
+  Life lives[kLivesMax];  // one after the other on the same file; nullptr: no more
+  bool is_killed_within;  // each life but the last ends at a random instruction of its last
+                          // operation, not after it
 };
 
 extern const Scene kScenes[];

@@ -1,8 +1,8 @@
-// The test of the test: the same work with commit stores in the wrong order.  A harness that finds nothing here could not find it in core either.
-#include "tests/crash/worker.hpp"
-
+// The test of the test: the same work with commit stores in the wrong order.  A harness that finds
+// nothing here could not find it in core either.
 #include "core/persist/persist.hpp"
 #include "tests/crash/heap_calls.hpp"
+#include "tests/crash/worker.hpp"
 
 namespace btd::test {
 namespace {
@@ -21,7 +21,9 @@ void told_before_commit(Worker& w) {
   prepare(w);
   uint32_t index = w.free_record();
   void* block = allocate_fast(*w.heap(), 900);
-  uint8_t* state = w.arena().geometry().coarse_states + ((reinterpret_cast<uintptr_t>(block) - w.arena().geometry().coarse_base) >> kCoarseShift);
+  uint8_t* state =
+      w.arena().geometry().coarse_states +
+      ((reinterpret_cast<uintptr_t>(block) - w.arena().geometry().coarse_base) >> kCoarseShift);
   uint8_t tag = *state;
   *state = kStateFree;
   w.around("wrong: told before the state's store", Step::kNothing, index, 0, [&] {
@@ -65,7 +67,8 @@ void head_before_cut(Worker& w) {
     publish(&header[4].descriptor, descriptor(4));
     publish(&header->descriptor, descriptor(4));
     publish(&header[4].state, header->state);
-    w.log().blocks[second] = {address + 4 * kFrameBytes, 4 * kFrameBytes, 4 * kFrameBytes, w.log().epoch, 0, 1};
+    w.log().blocks[second] = {
+        address + 4 * kFrameBytes, 4 * kFrameBytes, 4 * kFrameBytes, w.log().epoch, 0, 1};
     w.log().blocks[index].usable_bytes = w.log().blocks[index].size_bytes = 4 * kFrameBytes;
   });
 }
@@ -75,7 +78,8 @@ void both_headers_at_once(Worker& w) {
   prepare(w);
   auto* copies = reinterpret_cast<ArenaHeader*>(w.arena().mapping().address());
   w.around("wrong: both header copies torn at once", Step::kNothing, Worker::kNone, 0, [&] {
-    for (int copy = 0; copy < 2; copy++) std::atomic_ref(copies[copy].sequence).store(copies[copy].sequence + 1);
+    for (int copy = 0; copy < 2; copy++)
+      std::atomic_ref(copies[copy].sequence).store(copies[copy].sequence + 1);
     for (int copy = 0; copy < 2; copy++) copies[copy].checksum = checksum_of(copies[copy]);
   });
 }
