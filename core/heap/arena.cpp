@@ -232,9 +232,9 @@ void Arena::release_tables() {
   heaps_ = nullptr;
 }
 
-void Arena::adopt_superblock(uint32_t first_frame, uint32_t size_class) {
+bool Arena::adopt_superblock(uint32_t first_frame, uint32_t size_class) {
   Superblock* superblock = new_superblock();
-  if (superblock == nullptr) return;  // DRAM refused: the superblock is left alone, its blocks stay
+  if (superblock == nullptr) return false;
   superblock->first_frame = first_frame;
   superblock->size_class = static_cast<uint8_t>(size_class);
   superblock->is_scanned = false;
@@ -246,6 +246,7 @@ void Arena::adopt_superblock(uint32_t first_frame, uint32_t size_class) {
           : geometry_.fine_states + uint64_t{first_frame - fine_.first_frame} * kFineStatesPerFrame;
   set_owner(*superblock, kOrphanHeap);
   orphans_.add(*superblock);
+  return true;
 }
 
 void Arena::adopt_free(uint32_t first_frame, uint32_t frame_count) {

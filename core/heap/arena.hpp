@@ -69,7 +69,8 @@ class Arena {
   Error attach(const Mapping& mapping, const ArenaHeader& header, bool keep_from_children = false);
 
   // From recovery, for each extent in use and each run of free frames.  REQUIRES: no other thread.
-  void adopt_superblock(uint32_t first_frame, uint32_t size_class);
+  // False: the kernel refuses DRAM.
+  [[nodiscard]] bool adopt_superblock(uint32_t first_frame, uint32_t size_class);
   void adopt_large(uint32_t first_frame) { *superblock_index(first_frame) = kLargeBlock; }
   void adopt_free(uint32_t first_frame, uint32_t frame_count);
   // There may be survivors; if not, the first look will tell.

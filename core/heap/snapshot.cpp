@@ -11,6 +11,7 @@
 
 #include <cstring>
 
+#include "core/base/check.hpp"
 #include "core/base/log.hpp"
 #include "core/base/sys.hpp"
 #include "core/heap/arena.hpp"
@@ -108,8 +109,9 @@ void Arena::fork_child() {
   // lock.
   char* base = mapping_.address();
   uint64_t length_bytes = mapping_.length_bytes();
-  sys::map(base, length_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
-           -1, 0);
+  intptr_t hidden = sys::map(base, length_bytes, PROT_NONE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+  if (hidden < 0) BTD_CHECK(sys::unmap(base, length_bytes) == 0);
   for (PrivateRange& range : snapshot_) {
     if (range.copy != nullptr)
       ::mremap(range.copy, range.size_bytes, range.size_bytes, MREMAP_MAYMOVE | MREMAP_FIXED,

@@ -197,14 +197,13 @@ Error validate_frames(const FrameHeader* headers, const char* path, Line& why) {
   return Error::kNone;
 }
 
-// Tells the arena of every extent and every run of free frames.  True: there are extents that may
-// hold survivors.
+// Tells the arena of every extent and every run of free frames.
+// ERRORS: kNoMemory: the kernel refuses DRAM.
 //
 // The only stores to media are descriptors of large extents without a block: an allocation that was
 // cut short before its commit, or a free after it.
-bool adopt_frames(FrameHeader* headers, Arena& arena) {
+Error adopt_frames(FrameHeader* headers, Arena& arena) {
   const ArenaHeader& header = view.header();
-  bool is_any = false;
   uint32_t coarse_end = header.coarse_frames_grown;
   uint32_t fine_first = header.coarse_frame_count;
   struct {
@@ -229,16 +228,16 @@ bool adopt_frames(FrameHeader* headers, Arena& arena) {
       end_of_free(frame);
       if (is_large) {
         arena.adopt_large(frame);
-      } else {
-        arena.adopt_superblock(frame, descriptor.detail);
+      } else if (!arena.adopt_superblock(frame, descriptor.detail)) {
+        return Error::kNoMemory;
       }
-      is_any = true;
+      arena.note_survivors();
       frame += descriptor.frame_count;
       free_from = frame;
     }
     end_of_free(end);
   }
-  return is_any;
+  return Error::kNone;
 }
 
 Error recover(const OpenRequest& request, const Mapping& mapping, Arena& arena, Line& why) {
@@ -270,9 +269,10 @@ Error recover(const OpenRequest& request, const Mapping& mapping, Arena& arena, 
   // From here on the arena is understood, and written to.  First copy B, if it is not good: the
   // next update overwrites copy A, and a kill in the middle of that must find a whole B.
   if (damaged == 1) arena.mend_header_copy();
-  bool may_have_survivors = adopt_frames(headers, arena);
+  if (Error error = adopt_frames(headers, arena); error != Error::kNone) {
+    return refuse_mapping(why, request.path, error);
+  }
   arena.may_reclaim_survivors = request.on_restart != OnRestart::kKeep;
-  if (may_have_survivors) arena.note_survivors();
   arena.retire_epochs(kEpochSpanMax, kEpochSpanKept);
   return Error::kNone;
 }
