@@ -47,6 +47,9 @@ struct Usage {
   uint64_t free_bytes;   // of those, in free extents
 };
 
+// Number of the heap that owns superblocks of no thread.
+inline constexpr uint16_t kOrphanHeap = 1;
+
 // One zone of frames.
 struct Zone {
   uint32_t first_frame;

@@ -56,7 +56,8 @@ Error error_of(long result) {
   }
 }
 
-// The size of a DAX character device, from sysfs; 0: it is something else.
+}  // namespace
+
 uint64_t dax_device_bytes(dev_t device) {
   char text[64];
   Line path;
@@ -67,8 +68,6 @@ uint64_t dax_device_bytes(dev_t device) {
     size_bytes = size_bytes * 10 + static_cast<uint64_t>(*at - '0');
   return size_bytes;
 }
-
-}  // namespace
 
 Error Mapping::open(const char* path, bool may_create) {
   if (std::strlen(path) >= sizeof(path_)) return Error::kUnsupported;

@@ -31,6 +31,9 @@ enum class Backend : uint8_t {
   kDevdax,  // a DAX character device: no truncate, no allocate, 2 MiB units
 };
 
+// The size of a DAX character device, from sysfs (fstat tells none); 0: it is something else.
+uint64_t dax_device_bytes(dev_t device);
+
 class Mapping {
  public:
   // Opens or creates `path` (never through a symbolic link in its last part) and takes the lock.

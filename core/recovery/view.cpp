@@ -2,15 +2,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <sys/mman.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <cstring>
 
 #include "core/base/sys.hpp"
 #include "core/base/units.hpp"
+#include "core/persist/mapping.hpp"
 
 namespace btd {
 namespace {
@@ -33,18 +32,6 @@ size_t first_nonzero(const uint8_t* bytes, size_t size_bytes) {
 
 bool is_header_valid(const ArenaHeader& header) {
   return header.magic == kArenaMagic && header.checksum == checksum_of(header);
-}
-
-// devdax: the kernel tells the length through sysfs only.
-uint64_t device_bytes(dev_t device) {
-  char path[64];
-  char text[32];
-  snprintf(path, sizeof(path), "/sys/dev/char/%u:%u/size", major(device), minor(device));
-  if (sys::read_file(path, text, sizeof(text)) <= 0) return 0;
-  uint64_t value = 0;
-  for (const char* at = text; *at >= '0' && *at <= '9'; at++)
-    value = value * 10 + static_cast<uint64_t>(*at - '0');
-  return value;
 }
 
 }  // namespace
@@ -143,7 +130,7 @@ Error ArenaView::inspect_file() noexcept {
     return file_size_bytes_ == 0 ? refuse(OpenFault::kEmpty, Error::kForeign) : Error::kNone;
   }
   if (!S_ISCHR(status.st_mode)) return refuse(OpenFault::kSpecialFile, Error::kUnsupported);
-  file_size_bytes_ = device_bytes(status.st_rdev);
+  file_size_bytes_ = dax_device_bytes(status.st_rdev);
   if (file_size_bytes_ == 0) return refuse(OpenFault::kSpecialFile, Error::kUnsupported);
   intptr_t address = sys::map(nullptr, file_size_bytes_, PROT_READ, MAP_SHARED, descriptor_, 0);
   if (address < 0 && address > -4096) return refuse(OpenFault::kSpecialFile, Error::kUnsupported);

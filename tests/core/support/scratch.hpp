@@ -180,6 +180,10 @@ inline bool is_filled(const void* block, size_t size_bytes, uint64_t mark) {
   return true;
 }
 
+inline bool is_all_zero(const char* bytes, size_t size_bytes) {
+  return size_bytes == 0 || (bytes[0] == 0 && std::memcmp(bytes, bytes + 1, size_bytes - 1) == 0);
+}
+
 }  // namespace btd::test
 
 namespace btd {

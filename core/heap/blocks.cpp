@@ -1,0 +1,248 @@
+// Blocks: malloc and free as the arena sees them, small and large, and the verdict on every
+// pointer.
+#include <cstring>
+
+#include "core/base/sys.hpp"
+#include "core/base/units.hpp"
+#include "core/heap/arena.hpp"
+
+namespace btd {
+namespace {
+
+void* none() { return nullptr; }
+
+}  // namespace
+
+void* Arena::allocate_small(ThreadCache& cache, size_t size_bytes) {
+  size_t size_class = size_class_of(size_bytes);
+  do {
+    if (cache.refill(size_class)) return cache.allocate(size_bytes, none);
+    // The fine zone may be full while the coarse one is not.
+    if (kSizeClasses[size_class].is_fine) {
+      size_t coarse_bytes = kSizeClasses[coarse_class_of(size_class)].slot_bytes;
+      if (void* block = cache.allocate(coarse_bytes, none)) return block;
+      if (cache.refill(size_class_of(coarse_bytes))) return cache.allocate(coarse_bytes, none);
+    }
+  } while (relieve(&cache));
+  return nullptr;
+}
+
+Arena::LargeShape Arena::shape_of(size_t size_bytes) const {
+  uint64_t block_bytes = round_up(max<size_t>(size_bytes, 1), page_bytes_);
+  auto frames = static_cast<uint32_t>(divide_up(block_bytes, kFrameBytes));
+  return {frames,
+          static_cast<uint8_t>((uint64_t{frames} * kFrameBytes - block_bytes) / page_bytes_)};
+}
+
+// One store gives a large block its length, old or new.
+void Arena::publish_shape(uint32_t frame, LargeShape shape) {
+  Descriptor descriptor{static_cast<uint8_t>(ExtentKind::kLarge), shape.tail_pages, 0,
+                        shape.frame_count};
+  descriptor.check = descriptor_check(descriptor);
+  publish(&frame_header(frame)->descriptor, descriptor);
+  persist_->persist(&frame_header(frame)->descriptor, sizeof(descriptor));
+}
+
+// Until this store recovery gives the extent back.
+void Arena::commit_large(uint32_t frame) {
+  publish(&frame_header(frame)->state, large_state(tag_));
+  persist_->persist(&frame_header(frame)->state, sizeof(uint16_t));
+}
+
+void* Arena::allocate_large(size_t size_bytes, size_t alignment, bool* is_zero,
+                            ThreadCache* cache) {
+  if (size_bytes > data_bytes_ || alignment > data_bytes_) return nullptr;
+  LargeShape shape = shape_of(size_bytes);
+  do {
+    if (void* block = try_allocate_large(shape, alignment, is_zero)) return block;
+  } while (relieve(cache));
+  return nullptr;
+}
+
+void* Arena::try_allocate_large(LargeShape shape, size_t alignment, bool* is_zero) {
+  uint32_t frame;
+  {
+    LockGuard guard(extent_lock_);
+    tick();
+    FreeExtent extent = take_frames(coarse_, shape.frame_count, alignment, is_zero == nullptr);
+    if (!extent.exists()) return nullptr;
+    if (is_zero != nullptr) *is_zero = extent.is_zero;
+    frame = extent.first_frame;
+    *superblock_index(frame) = kLargeBlock;
+    publish_head(frame, ExtentKind::kLarge, shape.tail_pages, shape.frame_count);
+  }
+  commit_large(frame);
+  return frame_address(frame);
+}
+
+// A block that this thread freed lately and that has just the right length; nullptr: there is none.
+void* Arena::allocate_warm(ThreadCache& cache, size_t size_bytes) {
+  if (size_bytes > data_bytes_) return nullptr;
+  LargeShape shape = shape_of(size_bytes);
+  WarmExtent extent = cache.warm().take(shape.frame_count);
+  if (extent.frame_count == 0) return nullptr;
+  if (frame_header(extent.first_frame)->descriptor.detail != shape.tail_pages)
+    publish_shape(extent.first_frame, shape);
+  commit_large(extent.first_frame);
+  return frame_address(extent.first_frame);
+}
+
+void* Arena::allocate(ThreadCache& cache, size_t size_bytes, size_t alignment, bool* is_zero) {
+  if (is_zero != nullptr) *is_zero = false;
+  if (size_bytes <= kSmallBytesMax && alignment <= kFrameBytes) {
+    // Slots of a superblock start at a frame: one whose size is a multiple of the alignment is
+    // aligned.
+    size_t rounded =
+        alignment <= kQuantumBytes ? size_bytes : round_up(max<size_t>(size_bytes, 1), alignment);
+    while (rounded <= kSmallBytesMax &&
+           kSizeClasses[size_class_of(rounded)].slot_bytes % alignment != 0) {
+      rounded = kSizeClasses[size_class_of(rounded)].slot_bytes + 1;
+      rounded = round_up(rounded, alignment);
+    }
+    if (rounded <= kSmallBytesMax) {
+      void* block = cache.allocate(rounded, [&] { return allocate_small(cache, rounded); });
+      if (block == nullptr || (reinterpret_cast<uintptr_t>(block) & (alignment - 1)) == 0)
+        return block;
+      free(cache, block);  // a coarse slot in place of a fine one, less aligned
+    }
+  }
+  if (alignment <= kFrameBytes) {
+    if (void* block = allocate_warm(cache, size_bytes)) return block;
+  }
+  return allocate_large(size_bytes, alignment, is_zero, &cache);
+}
+
+Verdict Arena::free(ThreadCache& cache, void* pointer) {
+  uint32_t frame = frame_of(pointer);
+  Zone& zone = zone_of(frame);
+  if (frame - zone.first_frame >=
+      std::atomic_ref(zone.frames_grown).load(std::memory_order_relaxed))
+    return Verdict::kNoBlock;
+  if (*superblock_index(frame) == kLargeBlock) return free_large(&cache, pointer, frame);
+  Superblock* superblock = superblock_of(pointer);
+  if (superblock == nullptr) return look_up(pointer);
+  uint32_t slot = superblock->slot_of(pointer);
+  if (superblock->block(slot) != pointer || slot >= superblock->info().slot_count)
+    return Verdict::kMiddle;
+  uint8_t* state = superblock->state(slot);
+  if (!is_live(*state)) return Verdict::kNotLive;
+  if (superblock->owner.load(std::memory_order_relaxed) == kOrphanHeap)
+    return free_orphan(*superblock, slot);
+  std::atomic_ref(*state).store(kStateFree, std::memory_order_relaxed);  // the commit
+  persist_->persist(state, 1);
+  if (superblock->owner.load(std::memory_order_relaxed) == cache.heap()->id()) {
+    cache.keep(*superblock, pointer, state);
+  } else {
+    cache.keep_remote(pointer);
+  }
+  return Verdict::kGood;
+}
+
+// A block of an orphan goes home at once, its state and its bit under one lock: a scan between the
+// two would count it twice.
+Verdict Arena::free_orphan(Superblock& superblock, uint32_t slot) {
+  Heap* owner = lock_owner(superblock);
+  if (owner == nullptr) return Verdict::kNotLive;
+  uint8_t* state = superblock.state(slot);
+  Verdict verdict = Verdict::kNotLive;
+  if (*state != kStateFree) {
+    publish(state, kStateFree);  // the commit
+    persist_->persist(state, 1);
+    if (owner->give(superblock, slot)) retire(superblock);
+    verdict = Verdict::kGood;
+  }
+  owner->lock().unlock();
+  return verdict;
+}
+
+// `cache`: may keep the extent; nullptr: it is released.
+Verdict Arena::free_large(ThreadCache* cache, void* pointer, uint32_t frame) {
+  FrameHeader* media = frame_header(frame);
+  if (pointer != frame_address(frame)) return Verdict::kMiddle;
+  uint16_t state = media->state;
+  if (!is_live(tag_of_large_state(state)) || !is_large_state_valid(state)) return Verdict::kNotLive;
+  // The commit: from here on the block is free, its extent still in use.
+  publish<uint16_t>(&media->state, 0);
+  persist_->persist(&media->state, sizeof(uint16_t));
+  WarmExtent extent{frame, media->descriptor.frame_count};
+  if (cache == nullptr || !WarmExtents::fits(extent.frame_count)) {
+    release_extent(frame);
+    return Verdict::kGood;
+  }
+  while (!cache->warm().keep(extent)) release_extent(cache->warm().take_oldest().first_frame);
+  return Verdict::kGood;
+}
+
+void Arena::release_extent(uint32_t first_frame) {
+  LockGuard guard(extent_lock_);
+  FrameHeader* media = frame_header(first_frame);
+  uint32_t frames = media->descriptor.frame_count;
+  *superblock_index(first_frame) = 0;
+  // From this store on the frames are free; before it they are an extent without a block.
+  publish(&media->descriptor, Descriptor{});
+  persist_->persist(&media->descriptor, sizeof(Descriptor));
+  give_frames(first_frame, frames, false);
+  tick();
+}
+
+Verdict Arena::look_up(const void* pointer) const {
+  uint32_t frame = frame_of(pointer);
+  const Zone& zone = frame < fine_.first_frame ? coarse_ : fine_;
+  if (frame - zone.first_frame >= zone.frames_grown) return Verdict::kNoBlock;
+  if (*superblock_index(frame) == kLargeBlock) {
+    if (pointer != frame_address(frame)) return Verdict::kMiddle;
+    uint16_t state = frame_header(frame)->state;
+    return is_live(tag_of_large_state(state)) && is_large_state_valid(state) ? Verdict::kGood
+                                                                             : Verdict::kNotLive;
+  }
+  if (const Superblock* superblock = superblock_of(pointer)) {
+    uint32_t slot = superblock->slot_of(pointer);
+    if (superblock->block(slot) != pointer || slot >= superblock->info().slot_count)
+      return Verdict::kMiddle;
+    uint8_t state = *superblock->state(slot);
+    return is_live(state) ? Verdict::kGood : Verdict::kNotLive;
+  }
+  // A frame inside a large block has no entry: look for the head before it.  Only misuse comes
+  // here, so the walk may take its time.
+  for (uint32_t head = frame; head-- > zone.first_frame;) {
+    if (*superblock_index(head) == 0) continue;
+    if (*superblock_index(head) != kLargeBlock) break;
+    Descriptor descriptor = frame_header(head)->descriptor;
+    return frame - head < descriptor.frame_count ? Verdict::kMiddle : Verdict::kNoBlock;
+  }
+  // A large block's head that is free now has no entry any more; the pointer may well have been
+  // one.
+  return pointer == frame_address(frame) ? Verdict::kNotLive : Verdict::kNoBlock;
+}
+
+size_t Arena::usable_size(const void* pointer) const {
+  if (look_up(pointer) != Verdict::kGood) return 0;
+  if (const Superblock* superblock = superblock_of(pointer)) return superblock->info().slot_bytes;
+  Descriptor descriptor = frame_header(frame_of(pointer))->descriptor;
+  return uint64_t{descriptor.frame_count} * kFrameBytes - descriptor.detail * page_bytes_;
+}
+
+bool Arena::resize_in_place(void* pointer, size_t size_bytes) {
+  if (superblock_of(pointer) != nullptr) {
+    size_t slot_bytes = superblock_of(pointer)->info().slot_bytes;
+    // Down to half a slot a move would gain less than it costs.
+    return size_bytes <= slot_bytes &&
+           (size_bytes >= slot_bytes / 2 || slot_bytes <= 4 * kQuantumBytes);
+  }
+  if (size_bytes <= kSmallBytesMax || size_bytes > data_bytes_) return false;
+  uint32_t frame = frame_of(pointer);
+  LargeShape shape = shape_of(size_bytes);
+  LockGuard guard(extent_lock_);
+  uint32_t frames_now = frame_header(frame)->descriptor.frame_count;
+  if (shape.frame_count > frames_now &&
+      !take_after(frame + frames_now, shape.frame_count - frames_now))
+    return false;
+  // One store resizes the extent.  Frames added were free until now, frames cut off are free from
+  // now on: none has a descriptor of its own.
+  publish_shape(frame, shape);
+  if (shape.frame_count < frames_now)
+    give_frames(frame + shape.frame_count, frames_now - shape.frame_count, false);
+  return true;
+}
+
+}  // namespace btd

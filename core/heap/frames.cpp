@@ -1,0 +1,206 @@
+// Frames: how an arena takes them, grows by them and gives their memory back.
+//
+// Growing order: metadata, data, then the header, which makes the frames part of the zone; only
+// then can one be taken.  A crash before the header leaves space that is grown again.
+#include <sys/mman.h>
+
+#include <cstring>
+
+#include "core/base/sys.hpp"
+#include "core/base/units.hpp"
+#include "core/heap/arena.hpp"
+#include "core/heap/table.hpp"
+
+namespace btd {
+namespace {
+
+constexpr uint32_t kGrowFramesMax = 4096;  // 64 MiB: growth by an eighth stops being cheap beyond
+// As jemalloc's dirty_decay_ms: long enough for a phase to come back.
+constexpr uint32_t kDecaySeconds = 10;
+constexpr uint32_t kTickSeconds = 2;
+constexpr uint32_t kTickExtents = 64;  // bounds the stall of the thread that happens to tick
+
+}  // namespace
+
+FreeExtent Arena::take_frames(Zone& zone, uint32_t frame_count, size_t alignment, bool touches) {
+  auto alignment_frames = static_cast<uint32_t>(max<uint64_t>(alignment >> kFrameShift, 1));
+  auto origin =
+      static_cast<uint32_t>(-(geometry_.coarse_base >> kFrameShift) & (alignment_frames - 1));
+  FreeExtent extent = zone.extents.take(frame_count, alignment_frames, origin);
+  if (!extent.exists()) {
+    uint64_t wanted = uint64_t{frame_count} + alignment_frames - 1;
+    if (wanted > zone.frame_count || !grow(zone, static_cast<uint32_t>(wanted), touches)) return {};
+    extent = zone.extents.take(frame_count, alignment_frames, origin);
+  }
+  if (extent.exists() && !extent.is_backed) {
+    uint64_t size_bytes = uint64_t{frame_count} * kFrameBytes;
+    if (mapping_.allocate_resident(frame_offset(extent.first_frame), size_bytes,
+                                   touches ? size_bytes : 0) != Error::kNone) {
+      zone.extents.give(extent, static_cast<uint32_t>(sys::steady_clock_s()));
+      return {};
+    }
+    extent.is_backed = true;
+  }
+  return extent;
+}
+
+// Adds frames so that `frames_wanted` free ones stand at the zone's end.
+bool Arena::grow(Zone& zone, uint32_t frames_wanted, bool touches) {
+  auto now_s = static_cast<uint32_t>(sys::steady_clock_s());
+  if (now_s < next_growth_s_) return false;
+  uint32_t missing = frames_wanted - min(frames_wanted, zone.extents.free_tail());
+  uint64_t left =
+      min<uint64_t>(zone.frame_count - zone.frames_grown,
+                    capacity_frames_ -
+                        min<uint64_t>(capacity_frames_, coarse_.frames_grown + fine_.frames_grown));
+  // The free tail may be of another kind (not backed), which does not join: then all of it must
+  // come fresh.
+  for (uint32_t least : {missing, frames_wanted}) {
+    least = static_cast<uint32_t>(round_up(max(least, 1u), kGrowFrames));
+    if (least > left) return false;
+    uint32_t step = max(
+        least,
+        min(kGrowFramesMax, static_cast<uint32_t>(round_up(zone.frames_grown / 8, kGrowFrames))));
+    step = static_cast<uint32_t>(min<uint64_t>(step, round_down(left, kGrowFrames)));
+    bool is_grown = false;
+    for (uint32_t count : {step, least}) {
+      uint32_t first = zone.first_frame + zone.frames_grown;
+      if (grow_metadata(zone, first, count) != Error::kNone) continue;
+      uint64_t size_bytes = uint64_t{count} * kFrameBytes;
+      uint64_t resident_bytes = touches ? uint64_t{least} * kFrameBytes : 0;
+      if (mapping_.open_access(frame_offset(first), size_bytes) != Error::kNone) continue;
+      if (mapping_.allocate_resident(frame_offset(first), size_bytes, resident_bytes) !=
+          Error::kNone)
+        continue;
+      std::atomic_ref(zone.frames_grown)
+          .store(zone.frames_grown + count, std::memory_order_relaxed);
+      if (is_open_) show_grown();
+      update_header([&](ArenaHeader& header) {
+        header.coarse_frames_grown = coarse_.frames_grown;
+        header.fine_frames_grown = fine_.frames_grown;
+      });
+      zone.extents.extend(count);
+      bool is_zero = mapping_.backend() != Backend::kDevdax;
+      zone.extents.give({first, count, true, is_zero},
+                        static_cast<uint32_t>(sys::steady_clock_s()));
+      is_grown = true;
+      break;
+    }
+    if (!is_grown) {
+      next_growth_s_ = now_s + 1;
+      return false;
+    }
+    if (zone.extents.free_tail() >= frames_wanted) return true;
+    left -= min<uint64_t>(left, step);
+  }
+  return true;
+}
+
+// Who frees a block in a frame got it from a thread that saw this before.
+void Arena::show_grown() {
+  auto show = [](uint64_t& granules, uint64_t value) {
+    std::atomic_ref(granules).store(value, std::memory_order_relaxed);
+  };
+  show(geometry_.coarse_granules, uint64_t{coarse_.frames_grown} * kCoarseStatesPerFrame);
+  show(geometry_.fine_granules, uint64_t{fine_.frames_grown} * kFineStatesPerFrame);
+}
+
+// Frame headers, states and DRAM tables of [first, first + count).
+Error Arena::grow_metadata(Zone& zone, uint32_t first, uint32_t count) {
+  if (!back_table(frame_bins_, first, count, page_bytes_)) return Error::kNoMemory;
+  if (!back_table(superblock_indices_, first, count, page_bytes_)) return Error::kNoMemory;
+  if (!back_table(nodes_, first, count, page_bytes_)) return Error::kNoMemory;
+  bool is_fine = &zone == &fine_;
+  uint64_t header_offset =
+      static_cast<uint64_t>(reinterpret_cast<char*>(frame_header(first)) - mapping_.address());
+  uint32_t states_per_frame = is_fine ? kFineStatesPerFrame : kCoarseStatesPerFrame;
+  uint8_t* states = (is_fine ? geometry_.fine_states : geometry_.coarse_states) +
+                    uint64_t{first - zone.first_frame} * states_per_frame;
+  auto state_offset = static_cast<uint64_t>(reinterpret_cast<char*>(states) - mapping_.address());
+  uint64_t header_bytes = uint64_t{count} * sizeof(FrameHeader);
+  uint64_t state_bytes = uint64_t{count} * states_per_frame;
+  if (Error error = mapping_.grow(header_offset, header_bytes); error != Error::kNone) return error;
+  if (Error error = mapping_.grow(state_offset, state_bytes); error != Error::kNone) return error;
+  if (mapping_.backend() == Backend::kDevdax && first >= zone.first_frame + zone.frames_grown &&
+      is_open_) {
+    std::memset(static_cast<void*>(frame_header(first)), 0, header_bytes);
+    std::memset(states, 0, state_bytes);
+  }
+  return Error::kNone;
+}
+
+void Arena::give_frames(uint32_t first_frame, uint32_t frame_count, bool is_zero) {
+  zone_of(first_frame)
+      .extents.give({first_frame, frame_count, true, is_zero},
+                    static_cast<uint32_t>(sys::steady_clock_s()));
+}
+
+void Arena::tick() {
+  auto now_s = static_cast<uint32_t>(sys::steady_clock_s());
+  if (now_s < next_tick_s_) return;
+  next_tick_s_ = now_s + kTickSeconds;
+  give_back_locked(kDecaySeconds, kTickExtents);
+}
+
+bool Arena::give_back(uint32_t age_s) {
+  LockGuard guard(extent_lock_);
+  return give_back_locked(age_s, ~0u);
+}
+
+bool Arena::give_back_locked(uint32_t age_s, uint32_t extents_max) {
+  if (!can_give_back_) return false;
+  auto now_s = static_cast<uint32_t>(sys::steady_clock_s());
+  if (now_s < age_s) return false;
+  bool is_any = false;
+  for (Zone* zone : {&coarse_, &fine_}) {
+    for (uint32_t i = 0; i < extents_max; i++) {
+      FreeExtent extent = zone->extents.take_stale(now_s - age_s);
+      if (!extent.exists()) break;
+      can_give_back_ = mapping_.give_back(frame_offset(extent.first_frame),
+                                          uint64_t{extent.frame_count} * kFrameBytes);
+      if (can_give_back_) extent.is_backed = false, extent.is_zero = true;
+      zone->extents.give(extent, now_s);
+      if (!can_give_back_) return is_any;
+      is_any = true;
+    }
+  }
+  return is_any;
+}
+
+// Takes an extent on media.  What recovery sees: before the last store a free frame with some words
+// that mean nothing; after it the whole head.
+void Arena::publish_head(uint32_t frame, ExtentKind kind, uint8_t detail, uint32_t frame_count) {
+  FrameHeader* media = frame_header(frame);
+  // 1. The body, while the descriptor is 0.
+  FrameHeader body{};
+  body.epoch = header().epoch;
+  body.file_frame = media->file_frame;
+  body.checksum = checksum_of(body);
+  std::memcpy(reinterpret_cast<char*>(media) + sizeof(Descriptor),
+              reinterpret_cast<char*>(&body) + sizeof(Descriptor),
+              sizeof(body) - sizeof(Descriptor));
+  persist_->persist(media, sizeof(*media));
+  // 2. The descriptor.
+  Descriptor descriptor{static_cast<uint8_t>(kind), detail, 0, frame_count};
+  descriptor.check = descriptor_check(descriptor);
+  publish(&media->descriptor, descriptor);
+  persist_->persist(&media->descriptor, sizeof(descriptor));
+}
+
+// Takes [first_frame, + frame_count) of the coarse zone, if free; at the zone's end the zone grows
+// for it.
+bool Arena::take_after(uint32_t first_frame, uint32_t frame_count) {
+  FreeExtent more = coarse_.extents.take_at(first_frame, frame_count);
+  if (!more.exists() && first_frame + coarse_.extents.free_tail() == coarse_.frames_grown) {
+    if (!grow(coarse_, frame_count, true)) return false;
+    more = coarse_.extents.take_at(first_frame, frame_count);
+  }
+  if (!more.exists()) return false;
+  if (more.is_backed || mapping_.allocate(frame_offset(first_frame),
+                                          uint64_t{frame_count} * kFrameBytes) == Error::kNone)
+    return true;
+  coarse_.extents.give(more, static_cast<uint32_t>(sys::steady_clock_s()));
+  return false;
+}
+
+}  // namespace btd

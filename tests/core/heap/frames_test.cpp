@@ -1,0 +1,79 @@
+// Frames.  Invariants checked:
+//  1. Memory given back leaves the file, and can be used again.
+//  2. Free frames serve any request that they are enough for, whatever they were before.
+#define BOOST_TEST_MODULE frames
+#include <map>
+#include <set>
+
+#include "core/base/sys.hpp"
+#include "core/heap/arena.hpp"
+#include "tests/core/support/scratch.hpp"
+
+namespace btd {
+namespace {
+
+using test::Life;
+
+struct Fixture {
+  Fixture() { test::limit_time(120); }
+  test::Scratch scratch;
+  std::string path = scratch.file("a.arena");
+};
+
+BOOST_FIXTURE_TEST_CASE(give_back_returns_memory_to_the_file_system_and_it_is_used_again, Fixture) {
+  Life life(path, 256 * kMiB);
+  std::vector<char*> mine;
+  for (int i = 0; i < 100; i++) {
+    mine.push_back(life.allocate(kMiB));
+    std::memset(mine.back(), 0xAB, kMiB);
+  }
+  uint64_t before = test::file_blocks(path);
+  BOOST_TEST(before * 512 >= 100 * kMiB);
+  for (int i = 0; i < 99; i++)
+    BOOST_REQUIRE(life.free(mine[static_cast<size_t>(i)]) == Verdict::kGood);
+  BOOST_TEST(life.arena().give_back(0));
+  uint64_t after = test::file_blocks(path);
+  BOOST_TEST((before - after) * 512 >= 95 * kMiB);
+  BOOST_TEST(!life.arena().give_back(0));  // nothing is left to give
+  char* again = life.allocate(90 * kMiB);
+  BOOST_REQUIRE(again != nullptr);
+  BOOST_TEST(test::is_all_zero(again, 90 * kMiB));
+  std::memset(again, 0xCD, 90 * kMiB);
+  BOOST_TEST((test::file_blocks(path) - after) * 512 >= 85 * kMiB);
+  BOOST_TEST(mine[99][kMiB - 1] == char(0xAB));
+}
+
+BOOST_FIXTURE_TEST_CASE(free_frames_given_back_and_fresh_ones_behind_them_serve_one_block,
+                        Fixture) {
+  Life life(path, 16 * kMiB);
+  char* block = life.allocate(8 * kMiB);
+  std::memset(block, 1, 8 * kMiB);
+  BOOST_REQUIRE(life.free(block) == Verdict::kGood);
+  BOOST_REQUIRE(life.arena().give_back(0));
+  BOOST_TEST(life.allocate(12 * kMiB) != nullptr);
+}
+
+BOOST_FIXTURE_TEST_CASE(memory_freed_a_moment_ago_is_not_given_back, Fixture) {
+  Life life(path, 64 * kMiB);
+  char* block = life.allocate(kMiB);
+  BOOST_REQUIRE(life.free(block) == Verdict::kGood);
+  BOOST_TEST(!life.arena().give_back(1000));
+}
+
+BOOST_FIXTURE_TEST_CASE(freed_frames_of_small_blocks_serve_other_classes, Fixture) {
+  Life life(path, 16 * kMiB);
+  for (size_t size_class = 0; size_class < kSizeClassCount; size_class++) {
+    if (kSizeClasses[size_class].is_fine) continue;
+    size_t size_bytes = kSizeClasses[size_class].slot_bytes;
+    std::vector<char*> mine;
+    for (size_t total = 0; total + size_bytes <= 10 * kMiB; total += size_bytes) {
+      mine.push_back(life.allocate(size_bytes));
+      BOOST_REQUIRE_MESSAGE(mine.back() != nullptr, size_bytes << " B, " << total << " bytes in");
+    }
+    for (char* block : mine) BOOST_REQUIRE(life.free(block) == Verdict::kGood);
+    life.cache().flush_all();
+  }
+}
+
+}  // namespace
+}  // namespace btd
