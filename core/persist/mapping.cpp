@@ -219,14 +219,17 @@ Error Mapping::allocate(uint64_t offset, size_t size_bytes) {
 
 Error Mapping::allocate_resident(uint64_t offset, size_t size_bytes, size_t resident_bytes) {
   resident_bytes = min(resident_bytes, size_bytes);
-  if (Error error = allocate(offset, resident_bytes); error != Error::kNone) return error;
+  Error error = allocate(offset, resident_bytes);
   // By pieces, so that the peak of resident memory does not show them either.
-  for (size_t done = resident_bytes; done < size_bytes; done += kPieceBytes) {
+  for (size_t done = resident_bytes; error == Error::kNone && done < size_bytes;
+       done += kPieceBytes) {
     size_t piece_bytes = min(kPieceBytes, size_bytes - done);
-    if (Error error = allocate(offset + done, piece_bytes); error != Error::kNone) return error;
+    error = allocate(offset + done, piece_bytes);
     sys::advise(base_ + offset + done, piece_bytes, MADV_DONTNEED);
   }
-  return Error::kNone;
+  // A request that the file system cannot meet must not eat up what others could still have.
+  if (error != Error::kNone) give_back(offset, size_bytes);
+  return error;
 }
 
 bool Mapping::give_back(uint64_t offset, size_t size_bytes) {

@@ -64,7 +64,8 @@ class Mapping {
   // The second half alone, for a range that is accessible, but whose space was given back.
   Error allocate(uint64_t offset, size_t size_bytes);
   // The same, but what is past `resident_bytes` is not left mapped: it takes no part of the
-  // process's resident memory until it is touched.
+  // process's resident memory until it is touched; and after an error nothing stays allocated.
+  // REQUIRES: the range holds nothing.
   Error allocate_resident(uint64_t offset, size_t size_bytes, size_t resident_bytes);
   // Returns the space to the file system; the range stays mapped and reads as zeros.  False: the
   // file system cannot.

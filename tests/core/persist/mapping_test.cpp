@@ -256,6 +256,13 @@ BOOST_FIXTURE_TEST_CASE(full_file_system_is_an_error_value_and_what_is_grown_sta
     if (small.grow(6 * kMiB, 6 * kMiB) != Error::kNoSpace) _exit(4);
     std::memset(small.address(), 1, 6 * kMiB);
     if (small.grow(6 * kMiB, kMiB) != Error::kNone) _exit(5);
+    if (!small.give_back(6 * kMiB, 2 * kMiB)) _exit(6);
+    // Refused as a whole, it leaves room for what is smaller.
+    for (size_t resident_bytes : {size_t{0}, 8 * kMiB}) {
+      if (small.open_access(10 * kMiB, 8 * kMiB) != Error::kNone) _exit(7);
+      if (small.allocate_resident(10 * kMiB, 8 * kMiB, resident_bytes) != Error::kNoSpace) _exit(8);
+      if (small.grow(30 * kMiB, kMiB) != Error::kNone) _exit(9);
+    }
     _exit(0);
   }
   int status = -1;
