@@ -225,6 +225,7 @@ class Work {
   }
 
   Blocks::iterator some_block() {
+    if (on_restart_ != OnRestart::kKeep) forget_dropped();  // the last request may have needed room
     return blocks_.empty() ? blocks_.end()
                            : std::next(blocks_.begin(), static_cast<long>(random(blocks_.size())));
   }
