@@ -217,18 +217,23 @@ void Arena::release_tables() {
   heaps_ = nullptr;
 }
 
+// Where its blocks and their states are.
+void Arena::place(Superblock& superblock, uint32_t first_frame, size_t size_class) {
+  superblock.first_frame = first_frame;
+  superblock.size_class = static_cast<uint8_t>(size_class);
+  superblock.data = frame_address(first_frame);
+  superblock.states =
+      kSizeClasses[size_class].is_fine
+          ? geometry_.fine_states + uint64_t{first_frame - fine_.first_frame} * kFineStatesPerFrame
+          : geometry_.coarse_states + uint64_t{first_frame} * kCoarseStatesPerFrame;
+}
+
 bool Arena::adopt_superblock(uint32_t first_frame, uint32_t size_class) {
   Superblock* superblock = new_superblock();
   if (superblock == nullptr) return false;
-  superblock->first_frame = first_frame;
-  superblock->size_class = static_cast<uint8_t>(size_class);
+  place(*superblock, first_frame, size_class);
   superblock->is_scanned = false;
   superblock->free_count = 0;
-  superblock->data = frame_address(first_frame);
-  superblock->states =
-      zone_of(first_frame).first_frame == 0
-          ? geometry_.coarse_states + uint64_t{first_frame} * kCoarseStatesPerFrame
-          : geometry_.fine_states + uint64_t{first_frame - fine_.first_frame} * kFineStatesPerFrame;
   set_owner(*superblock, kOrphanHeap);
   orphans_.add(*superblock);
   return true;
@@ -354,13 +359,7 @@ Superblock* Arena::carve(size_t size_class) {
     spare_superblock_ = static_cast<uint32_t>(superblock - superblocks_) + 1;
     return nullptr;
   }
-  superblock->first_frame = extent.first_frame;
-  superblock->size_class = static_cast<uint8_t>(size_class);
-  superblock->data = frame_address(extent.first_frame);
-  superblock->states =
-      info.is_fine ? geometry_.fine_states +
-                         uint64_t{extent.first_frame - fine_.first_frame} * kFineStatesPerFrame
-                   : geometry_.coarse_states + uint64_t{extent.first_frame} * kCoarseStatesPerFrame;
+  place(*superblock, extent.first_frame, size_class);
   for (uint64_t& word : superblock->free_bits) word = 0;
   superblock->mark_all_free();
   // The states are all 0: so they were when the file grew, and so they are when a superblock is

@@ -238,8 +238,10 @@ class Arena {
   void tick();
   bool give_back_locked(uint32_t age_s, uint32_t extents_max);
 
+  void publish_descriptor(uint32_t frame, ExtentKind kind, uint8_t detail, uint32_t frame_count);
   void publish_head(uint32_t frame, ExtentKind kind, uint8_t detail, uint32_t frame_count);
   Superblock* new_superblock();
+  void place(Superblock& superblock, uint32_t first_frame, size_t size_class);
   void set_owner(Superblock& superblock, uint16_t owner);
   Superblock* carve(size_t size_class);
   bool adopt_orphan(size_t size_class, Heap& heap);

@@ -34,13 +34,8 @@ Arena::LargeShape Arena::shape_of(size_t size_bytes) const {
           static_cast<uint8_t>((uint64_t{frames} * kFrameBytes - block_bytes) / page_bytes_)};
 }
 
-// One store gives a large block its length, old or new.
 void Arena::publish_shape(uint32_t frame, LargeShape shape) {
-  Descriptor descriptor{static_cast<uint8_t>(ExtentKind::kLarge), shape.tail_pages, 0,
-                        shape.frame_count};
-  descriptor.check = descriptor_check(descriptor);
-  publish(&frame_header(frame)->descriptor, descriptor);
-  persist_->persist(&frame_header(frame)->descriptor, sizeof(descriptor));
+  publish_descriptor(frame, ExtentKind::kLarge, shape.tail_pages, shape.frame_count);
 }
 
 // Until this store recovery gives the extent back.

@@ -181,10 +181,16 @@ void Arena::publish_head(uint32_t frame, ExtentKind kind, uint8_t detail, uint32
               sizeof(body) - sizeof(Descriptor));
   persist_->persist(media, sizeof(*media));
   // 2. The descriptor.
+  publish_descriptor(frame, kind, detail, frame_count);
+}
+
+// One store takes an extent, or gives it its new length.
+void Arena::publish_descriptor(uint32_t frame, ExtentKind kind, uint8_t detail,
+                               uint32_t frame_count) {
   Descriptor descriptor{static_cast<uint8_t>(kind), detail, 0, frame_count};
   descriptor.check = descriptor_check(descriptor);
-  publish(&media->descriptor, descriptor);
-  persist_->persist(&media->descriptor, sizeof(descriptor));
+  publish(&frame_header(frame)->descriptor, descriptor);
+  persist_->persist(&frame_header(frame)->descriptor, sizeof(descriptor));
 }
 
 // Takes [first_frame, + frame_count) of the coarse zone, if free; at the zone's end the zone grows
