@@ -26,8 +26,9 @@ CORE_BELOW = {
     'persist': {'base'},
     'heap': {'base', 'persist'},
     'tx': {'base', 'persist', 'heap'},
-    'recovery': {'base', 'persist', 'heap', 'tx'},
     'gc': {'base', 'persist', 'heap', 'tx'},
+    'recovery': {'base', 'persist', 'heap', 'tx', 'gc'},
+    'api': {'base', 'persist', 'heap', 'tx', 'gc', 'recovery'},
     'defrag': {'base', 'persist', 'heap', 'tx'},
     'spill': {'base', 'persist', 'heap', 'tx'},
 }

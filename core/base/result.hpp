@@ -19,6 +19,10 @@ enum class Error : uint8_t {
   kPermission,    // access refused
   kUnsupported,   // this kind of file cannot hold an arena (directory, FIFO, socket, ...)
   kSandboxed,  // a system call filter of the host program's makes believe the call does not exist
+  kInvalid,    // an argument that cannot be right: outside the arena, not a live block
+  kTooLong,    // a name longer than media has room for
+  kBusy,       // another open transaction uses it
+  kCanceled,   // the transaction was aborted before
   kIo,         // anything else the kernel said; see errno
 };
 

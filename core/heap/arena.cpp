@@ -99,6 +99,14 @@ Error Arena::attach(const Mapping& mapping, const ArenaHeader& header, bool keep
   if (Error error = prepare(mapping_, header); error != Error::kNone) return error;
   if (Error error = mapping_.open_access(0, 2 * kArenaHeaderBytes); error != Error::kNone)
     return error;
+  if (Error error = mapping_.open_access(header.root_table_offset,
+                                         uint64_t{header.roots_grown} * sizeof(Root));
+      header.roots_grown > 0 && error != Error::kNone)
+    return error;
+  if (Error error =
+          mapping_.open_access(header.lane_table_offset, uint64_t{header.lanes_grown} * kLaneBytes);
+      header.lanes_grown > 0 && error != Error::kNone)
+    return error;
   header_ = header;
   for (Zone* zone : {&coarse_, &fine_}) {
     uint32_t grown = zone == &coarse_ ? header.coarse_frames_grown : header.fine_frames_grown;

@@ -24,6 +24,7 @@
 #include "core/heap/heap.hpp"
 #include "core/heap/superblock.hpp"
 #include "core/heap/thread_cache.hpp"
+#include "core/persist/deferred.hpp"
 #include "core/persist/layout.hpp"
 #include "core/persist/mapping.hpp"
 #include "core/persist/persist.hpp"
@@ -45,6 +46,14 @@ struct Usage {
   uint64_t live_large_blocks;
   uint64_t grown_bytes;  // data frames backed at some time
   uint64_t free_bytes;   // of those, in free extents
+};
+
+// A block that is taken, but not live yet: storing `live` at `state` commits it.
+struct Reservation {
+  void* block;  // nullptr: none
+  void* state;  // of a small block one byte, of a large one two
+  uint16_t live;
+  uint16_t state_bytes;
 };
 
 // Number of the heap that owns superblocks of no thread.
@@ -95,8 +104,13 @@ class Arena {
   // attached, and not updated yet.
   void mend_header_copy();
 
-  // First of all.
-  void set_persist(Persist& persist) { persist_ = &persist; }
+  // First of all.  What the arena's structures, roots and logs go through, and what the states of
+  // blocks do: in `lazy` durability nothing, and recovery after power loss does not trust them.
+  void set_persist(Persist& structures, Persist& states) {
+    persist_ = &structures;
+    state_persist_ = &states;
+    is_strict_ = &states != &process_persist();
+  }
   // REQUIRES: update_header() has set the epoch of this open.
   void start();
 
@@ -124,17 +138,22 @@ class Arena {
     return reinterpret_cast<uintptr_t>(pointer) - geometry_.coarse_base < data_bytes_;
   }
 
-  // A small block when the bin is empty: refills it, or another class's when the zone is full.
-  // nullptr: the arena is full. REQUIRES: size_bytes <= kSmallBytesMax.
-  void* allocate_small(ThreadCache& cache, size_t size_bytes);
-
-  // A run of frames.  *is_zero tells whether all its bytes are zero.  nullptr: the arena is full.
-  // `cache`: what it keeps warm is given up first. REQUIRES: alignment is a power of two.
-  void* allocate_large(size_t size_bytes, size_t alignment, bool* is_zero,
-                       ThreadCache* cache = nullptr);
-
-  // Any size and alignment; *is_zero may be nullptr.
+  // Any size and alignment.  *is_zero tells whether all its bytes are zero; it may be nullptr.
+  // nullptr: the arena is full.  REQUIRES: alignment is a power of two.
   void* allocate(ThreadCache& cache, size_t size_bytes, size_t alignment, bool* is_zero);
+
+  // The two halves of allocate().  In between the block belongs to the caller; after a crash it is
+  // free.
+  Reservation reserve(ThreadCache& cache, size_t size_bytes, size_t alignment, bool* is_zero);
+  void commit(const Reservation& reservation);
+  // Instead of the second half: the block is free again.
+  void cancel(ThreadCache& cache, const Reservation& reservation);
+
+  // The two halves of free().  First: where the state is, and what it says.  REQUIRES:
+  // contains(pointer).
+  Verdict prepare_free(const void* pointer, Reservation& found);
+  // Second: takes a block whose state the caller has set to free.
+  void take_back(ThreadCache& cache, void* pointer);
 
   // Frees whatever ThreadCache::free() would not.  REQUIRES: contains(pointer).
   Verdict free(ThreadCache& cache, void* pointer);
@@ -159,6 +178,24 @@ class Arena {
   const Geometry& geometry() const { return geometry_; }
   uint8_t tag() const { return tag_; }
   const char* path() const { return mapping_.path(); }
+  Persist& persist() const { return *persist_; }
+  // Every malloc and free is durable on return.
+  bool is_strict() const { return is_strict_; }
+  Deferred& deferred() { return deferred_; }
+
+  // Backs the first `count` roots or lanes.  False: no space.
+  [[nodiscard]] bool grow_roots(uint32_t count);
+  [[nodiscard]] bool grow_lanes(uint32_t count);
+  Root* root(uint32_t index) const {
+    return reinterpret_cast<Root*>(mapping_.address(header_.root_table_offset)) + index;
+  }
+  char* lane(uint32_t index) const {
+    return mapping_.address(header_.lane_table_offset) + index * kLaneBytes;
+  }
+  // Bytes from the start of the file, as media has it.
+  uint64_t offset_of(const void* address) const {
+    return static_cast<uint64_t>(static_cast<const char*>(address) - mapping_.address());
+  }
 
   // --- Fork (core/heap/snapshot.cpp)
   // ---------------------------------------------------------------------------------------
@@ -250,12 +287,16 @@ class Arena {
     uint32_t frame_count;
     uint8_t tail_pages;
   };
-  void* try_allocate_large(LargeShape shape, size_t alignment, bool* is_zero);
+  uint32_t try_reserve_large(LargeShape shape, size_t alignment, bool* is_zero);
   Verdict free_orphan(Superblock& superblock, uint32_t slot);
   LargeShape shape_of(size_t size_bytes) const;
   void publish_shape(uint32_t frame, LargeShape shape);
-  void commit_large(uint32_t frame);
-  void* allocate_warm(ThreadCache& cache, size_t size_bytes);
+  Reservation reserve_small(ThreadCache& cache, size_t size_bytes);
+  Reservation reserve_large(size_t size_bytes, size_t alignment, bool* is_zero, ThreadCache* cache);
+  Reservation reserve_warm(ThreadCache& cache, size_t size_bytes);
+  Reservation large_reservation(uint32_t frame) const;
+  void keep_extent(ThreadCache* cache, uint32_t frame);
+  void free_state(void* state, size_t state_bytes);
   Verdict free_large(ThreadCache* cache, void* pointer, uint32_t frame);
   void give_home(void* block);
   Heap* lock_owner(Superblock& superblock);
@@ -285,6 +326,8 @@ class Arena {
   // Constant after open.
   Mapping mapping_;
   Persist* persist_ = nullptr;
+  Persist* state_persist_ = nullptr;
+  bool is_strict_ = false;
   Geometry geometry_{};
   FrameHeader* frame_headers_ = nullptr;
   uint64_t data_offset_ = 0;
@@ -317,6 +360,8 @@ class Arena {
   uint32_t next_growth_s_ = 0;  // the file system refused; do not ask again before
   bool can_give_back_ = true;
   PrivateRange snapshot_[kPrivateRanges] = {};
+
+  Deferred deferred_;  // locks itself
 
   // Protected by relief_lock_ (taken with no other lock held).
   Lock relief_lock_;

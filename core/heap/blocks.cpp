@@ -7,25 +7,8 @@
 #include "core/heap/arena.hpp"
 
 namespace btd {
-namespace {
-
-void* none() { return nullptr; }
-
-}  // namespace
-
-void* Arena::allocate_small(ThreadCache& cache, size_t size_bytes) {
-  size_t size_class = size_class_of(size_bytes);
-  do {
-    if (cache.refill(size_class)) return cache.allocate(size_bytes, none);
-    // The fine zone may be full while the coarse one is not.
-    if (kSizeClasses[size_class].is_fine) {
-      size_t coarse_bytes = kSizeClasses[coarse_class_of(size_class)].slot_bytes;
-      if (void* block = cache.allocate(coarse_bytes, none)) return block;
-      if (cache.refill(size_class_of(coarse_bytes))) return cache.allocate(coarse_bytes, none);
-    }
-  } while (relieve(&cache));
-  return nullptr;
-}
+// --- malloc
+// ------------------------------------------------------------------------------------------------------------
 
 Arena::LargeShape Arena::shape_of(size_t size_bytes) const {
   uint64_t block_bytes = round_up(max<size_t>(size_bytes, 1), page_bytes_);
@@ -38,51 +21,62 @@ void Arena::publish_shape(uint32_t frame, LargeShape shape) {
   publish_descriptor(frame, ExtentKind::kLarge, shape.tail_pages, shape.frame_count);
 }
 
-// Until this store recovery gives the extent back.
-void Arena::commit_large(uint32_t frame) {
-  publish(&frame_header(frame)->state, large_state(tag_));
-  persist_->persist(&frame_header(frame)->state, sizeof(uint16_t));
+Reservation Arena::large_reservation(uint32_t frame) const {
+  return {frame_address(frame), &frame_header(frame)->state, large_state(tag_), sizeof(uint16_t)};
 }
 
-void* Arena::allocate_large(size_t size_bytes, size_t alignment, bool* is_zero,
-                            ThreadCache* cache) {
-  if (size_bytes > data_bytes_ || alignment > data_bytes_) return nullptr;
+Reservation Arena::reserve_small(ThreadCache& cache, size_t size_bytes) {
+  size_t size_class = size_class_of(size_bytes);
+  do {
+    for (;;) {
+      CachedBlock taken = cache.take(size_class);
+      if (taken.block == nullptr && cache.refill(size_class)) taken = cache.take(size_class);
+      if (taken.block != nullptr) return {taken.block, taken.state, tag_, sizeof(uint8_t)};
+      // The fine zone may be full while the coarse one is not.
+      if (!kSizeClasses[size_class].is_fine) break;
+      size_class = coarse_class_of(size_class);
+    }
+    size_class = size_class_of(size_bytes);
+  } while (relieve(&cache));
+  return {};
+}
+
+Reservation Arena::reserve_large(size_t size_bytes, size_t alignment, bool* is_zero,
+                                 ThreadCache* cache) {
+  if (size_bytes > data_bytes_ || alignment > data_bytes_) return {};
   LargeShape shape = shape_of(size_bytes);
   do {
-    if (void* block = try_allocate_large(shape, alignment, is_zero)) return block;
+    uint32_t frame = try_reserve_large(shape, alignment, is_zero);
+    if (frame != kNoIndex) return large_reservation(frame);
   } while (relieve(cache));
-  return nullptr;
+  return {};
 }
 
-void* Arena::try_allocate_large(LargeShape shape, size_t alignment, bool* is_zero) {
-  uint32_t frame;
-  {
-    LockGuard guard(extent_lock_);
-    tick();
-    FreeExtent extent = take_frames(coarse_, shape.frame_count, alignment, is_zero == nullptr);
-    if (!extent.exists()) return nullptr;
-    if (is_zero != nullptr) *is_zero = extent.is_zero;
-    frame = extent.first_frame;
-    *superblock_index(frame) = kLargeBlock;
-    publish_head(frame, ExtentKind::kLarge, shape.tail_pages, shape.frame_count);
-  }
-  commit_large(frame);
-  return frame_address(frame);
+// The first frame; kNoIndex: the arena is full.
+uint32_t Arena::try_reserve_large(LargeShape shape, size_t alignment, bool* is_zero) {
+  LockGuard guard(extent_lock_);
+  tick();
+  FreeExtent extent = take_frames(coarse_, shape.frame_count, alignment, is_zero == nullptr);
+  if (!extent.exists()) return kNoIndex;
+  if (is_zero != nullptr) *is_zero = extent.is_zero;
+  *superblock_index(extent.first_frame) = kLargeBlock;
+  // Until its state is stored recovery gives the extent back.
+  publish_head(extent.first_frame, ExtentKind::kLarge, shape.tail_pages, shape.frame_count);
+  return extent.first_frame;
 }
 
-// A block that this thread freed lately and that has just the right length; nullptr: there is none.
-void* Arena::allocate_warm(ThreadCache& cache, size_t size_bytes) {
-  if (size_bytes > data_bytes_) return nullptr;
+// A block that this thread freed lately and that has just the right length.
+Reservation Arena::reserve_warm(ThreadCache& cache, size_t size_bytes) {
+  if (size_bytes > data_bytes_) return {};
   LargeShape shape = shape_of(size_bytes);
   WarmExtent extent = cache.warm().take(shape.frame_count);
-  if (extent.frame_count == 0) return nullptr;
+  if (extent.frame_count == 0) return {};
   if (frame_header(extent.first_frame)->descriptor.detail != shape.tail_pages)
     publish_shape(extent.first_frame, shape);
-  commit_large(extent.first_frame);
-  return frame_address(extent.first_frame);
+  return large_reservation(extent.first_frame);
 }
 
-void* Arena::allocate(ThreadCache& cache, size_t size_bytes, size_t alignment, bool* is_zero) {
+Reservation Arena::reserve(ThreadCache& cache, size_t size_bytes, size_t alignment, bool* is_zero) {
   if (is_zero != nullptr) *is_zero = false;
   if (size_bytes <= kSmallBytesMax && alignment <= kFrameBytes) {
     // Slots of a superblock start at a frame: one whose size is a multiple of the alignment is
@@ -95,16 +89,89 @@ void* Arena::allocate(ThreadCache& cache, size_t size_bytes, size_t alignment, b
       rounded = round_up(rounded, alignment);
     }
     if (rounded <= kSmallBytesMax) {
-      void* block = cache.allocate(rounded, [&] { return allocate_small(cache, rounded); });
-      if (block == nullptr || (reinterpret_cast<uintptr_t>(block) & (alignment - 1)) == 0)
-        return block;
-      free(cache, block);  // a coarse slot in place of a fine one, less aligned
+      Reservation taken = reserve_small(cache, rounded);
+      if ((reinterpret_cast<uintptr_t>(taken.block) & (alignment - 1)) == 0) return taken;
+      cancel(cache, taken);  // a coarse slot in place of a fine one, less aligned
     }
   }
   if (alignment <= kFrameBytes) {
-    if (void* block = allocate_warm(cache, size_bytes)) return block;
+    Reservation warm = reserve_warm(cache, size_bytes);
+    if (warm.block != nullptr) return warm;
   }
-  return allocate_large(size_bytes, alignment, is_zero, &cache);
+  return reserve_large(size_bytes, alignment, is_zero, &cache);
+}
+
+void Arena::commit(const Reservation& reservation) {
+  if (is_strict_) deferred_.settle(*persist_);
+  if (reservation.state_bytes == sizeof(uint8_t)) {
+    publish(static_cast<uint8_t*>(reservation.state), static_cast<uint8_t>(reservation.live));
+  } else {
+    publish(static_cast<uint16_t*>(reservation.state), reservation.live);
+  }
+  if (is_strict_) state_persist_->persist(reservation.state, reservation.state_bytes);
+}
+
+void Arena::cancel(ThreadCache& cache, const Reservation& reservation) {
+  if (reservation.block != nullptr) take_back(cache, reservation.block);
+}
+
+void* Arena::allocate(ThreadCache& cache, size_t size_bytes, size_t alignment, bool* is_zero) {
+  Reservation taken = reserve(cache, size_bytes, alignment, is_zero);
+  if (taken.block != nullptr) commit(taken);
+  return taken.block;
+}
+
+// --- free
+// --------------------------------------------------------------------------------------------------------------
+
+// The commit of a free.
+void Arena::free_state(void* state, size_t state_bytes) {
+  if (is_strict_) deferred_.settle(*persist_);
+  if (state_bytes == sizeof(uint8_t)) {
+    publish<uint8_t>(static_cast<uint8_t*>(state), kStateFree);
+  } else {
+    publish<uint16_t>(static_cast<uint16_t*>(state), 0);
+  }
+  if (is_strict_) state_persist_->persist(state, state_bytes);
+}
+
+Verdict Arena::prepare_free(const void* pointer, Reservation& found) {
+  Verdict verdict = look_up(pointer);
+  if (verdict != Verdict::kGood) return verdict;
+  auto* block = const_cast<void*>(pointer);
+  uint32_t frame = frame_of(pointer);
+  if (*superblock_index(frame) == kLargeBlock) {
+    found = {block, &frame_header(frame)->state, frame_header(frame)->state, sizeof(uint16_t)};
+    return Verdict::kGood;
+  }
+  Superblock& superblock = *superblock_of(pointer);
+  // A scan between the store and take_back() would count the block, and take_back() count it again:
+  // so the scan comes first.
+  Heap* owner = lock_owner(superblock);
+  if (owner == nullptr) return Verdict::kNotLive;
+  if (!superblock.is_scanned) {
+    owner->remove(superblock);
+    superblock.scan();
+    owner->add(superblock);
+  }
+  owner->lock().unlock();
+  uint8_t* state = superblock.state(superblock.slot_of(pointer));
+  found = {block, state, *state, sizeof(uint8_t)};
+  return is_live(*state) ? Verdict::kGood : Verdict::kNotLive;
+}
+
+void Arena::take_back(ThreadCache& cache, void* pointer) {
+  uint32_t frame = frame_of(pointer);
+  if (*superblock_index(frame) == kLargeBlock) {
+    keep_extent(&cache, frame);
+    return;
+  }
+  Superblock& superblock = *superblock_of(pointer);
+  if (superblock.owner.load(std::memory_order_relaxed) == cache.heap()->id()) {
+    cache.keep(superblock, pointer, superblock.state(superblock.slot_of(pointer)));
+  } else {
+    cache.keep_remote(pointer);
+  }
 }
 
 Verdict Arena::free(ThreadCache& cache, void* pointer) {
@@ -123,8 +190,7 @@ Verdict Arena::free(ThreadCache& cache, void* pointer) {
   if (!is_live(*state)) return Verdict::kNotLive;
   if (superblock->owner.load(std::memory_order_relaxed) == kOrphanHeap)
     return free_orphan(*superblock, slot);
-  std::atomic_ref(*state).store(kStateFree, std::memory_order_relaxed);  // the commit
-  persist_->persist(state, 1);
+  free_state(state, sizeof(*state));
   if (superblock->owner.load(std::memory_order_relaxed) == cache.heap()->id()) {
     cache.keep(*superblock, pointer, state);
   } else {
@@ -141,8 +207,7 @@ Verdict Arena::free_orphan(Superblock& superblock, uint32_t slot) {
   uint8_t* state = superblock.state(slot);
   Verdict verdict = Verdict::kNotLive;
   if (*state != kStateFree) {
-    publish(state, kStateFree);  // the commit
-    persist_->persist(state, 1);
+    free_state(state, sizeof(*state));
     if (owner->give(superblock, slot)) retire(superblock);
     verdict = Verdict::kGood;
   }
@@ -157,15 +222,18 @@ Verdict Arena::free_large(ThreadCache* cache, void* pointer, uint32_t frame) {
   uint16_t state = media->state;
   if (!is_live(tag_of_large_state(state)) || !is_large_state_valid(state)) return Verdict::kNotLive;
   // The commit: from here on the block is free, its extent still in use.
-  publish<uint16_t>(&media->state, 0);
-  persist_->persist(&media->state, sizeof(uint16_t));
-  WarmExtent extent{frame, media->descriptor.frame_count};
+  free_state(&media->state, sizeof(uint16_t));
+  keep_extent(cache, frame);
+  return Verdict::kGood;
+}
+
+void Arena::keep_extent(ThreadCache* cache, uint32_t frame) {
+  WarmExtent extent{frame, frame_header(frame)->descriptor.frame_count};
   if (cache == nullptr || !WarmExtents::fits(extent.frame_count)) {
     release_extent(frame);
-    return Verdict::kGood;
+    return;
   }
   while (!cache->warm().keep(extent)) release_extent(cache->warm().take_oldest().first_frame);
-  return Verdict::kGood;
 }
 
 void Arena::release_extent(uint32_t first_frame) {

@@ -44,6 +44,27 @@ FreeExtent Arena::take_frames(Zone& zone, uint32_t frame_count, size_t alignment
   return extent;
 }
 
+bool Arena::grow_roots(uint32_t count) {
+  LockGuard guard(extent_lock_);
+  count = static_cast<uint32_t>(round_up(count, kRootsPerPage));
+  if (count <= header_.roots_grown) return true;
+  if (count > kRootCount ||
+      mapping_.grow(header_.root_table_offset, count * sizeof(Root)) != Error::kNone)
+    return false;
+  update_header([&](ArenaHeader& header) { header.roots_grown = count; });
+  return true;
+}
+
+bool Arena::grow_lanes(uint32_t count) {
+  LockGuard guard(extent_lock_);
+  if (count <= header_.lanes_grown) return true;
+  if (count > kLaneCount ||
+      mapping_.grow(header_.lane_table_offset, count * kLaneBytes) != Error::kNone)
+    return false;
+  update_header([&](ArenaHeader& header) { header.lanes_grown = count; });
+  return true;
+}
+
 // Adds frames so that `frames_wanted` free ones stand at the zone's end.
 bool Arena::grow(Zone& zone, uint32_t frames_wanted, bool touches) {
   auto now_s = static_cast<uint32_t>(sys::steady_clock_s());

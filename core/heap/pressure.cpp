@@ -122,7 +122,7 @@ Arena::Reclaimed Arena::retag(uint8_t tag, Retag what) {
       uint8_t* state = superblock.state(slot);
       if (*state != tag) continue;
       publish(state, new_state);
-      persist_->persist(state, 1);
+      state_persist_->persist(state, 1);
       reclaimed.blocks++;
       reclaimed.bytes += superblock.info().slot_bytes;
       is_retired = what == Retag::kReclaim && owner->give(superblock, slot);
@@ -139,7 +139,7 @@ Arena::Reclaimed Arena::retag(uint8_t tag, Retag what) {
       free_large(nullptr, frame_address(frame), frame);
     } else {
       publish(&frame_header(frame)->state, large_state(new_state));
-      persist_->persist(&frame_header(frame)->state, sizeof(uint16_t));
+      state_persist_->persist(&frame_header(frame)->state, sizeof(uint16_t));
     }
   }
   return reclaimed;

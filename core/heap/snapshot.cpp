@@ -124,6 +124,7 @@ void Arena::fork_child() {
   extent_lock_.reset();
   orphans_.lock().reset();
   relief_lock_.reset();
+  deferred_.reset_after_fork();
 }
 
 Verdict Arena::free_inherited(void* pointer) {

@@ -119,6 +119,14 @@ class ThreadCache {
   // Fills the bin.  False: the arena is full.
   BTD_COLD bool refill(size_t size_class) noexcept;
 
+  // A free block, which stays free until its state is stored.  nullptr: the bin is empty.
+  CachedBlock take(size_t size_class) noexcept {
+    CachedBlock* top = rows_[kTop][size_class].block;
+    if (top == rows_[kBegin][size_class].block) return {};
+    rows_[kTop][size_class].block = top - 1;
+    return top[-1];
+  }
+
   // Takes a block whose state is 0 already and which belongs to this heap.
   void keep(Superblock& superblock, void* block, uint8_t* state) noexcept;
 

@@ -20,10 +20,9 @@ namespace btd {
 inline constexpr uint64_t kArenaMagic = 0x31444E4554524142;  // "BARTEND1"
 inline constexpr uint32_t kFormatVersion = 1;
 inline constexpr size_t kArenaHeaderBytes = 4096;
-inline constexpr size_t kRootTableBytes =
-    256 * kKiB;  // 1,024 roots of 128 B, twice: room for both of a pair
-inline constexpr size_t kLaneTableBytes = 1 * kMiB;  // 64 lanes of 16 KiB
-inline constexpr size_t kSiteTableBytes = 1 * kMiB;  // 4,096 sites of 256 B
+inline constexpr size_t kRootTableBytes = 256 * kKiB;  // 2,048 roots of 128 B
+inline constexpr size_t kLaneTableBytes = 1 * kMiB;    // 64 lanes of 16 KiB
+inline constexpr size_t kSiteTableBytes = 1 * kMiB;    // 4,096 sites of 256 B
 inline constexpr size_t kRegionAlignment =
     2 * kMiB;  // every region starts on one: devdax maps nothing smaller
 // States start so much after their region does.  Else the first block of a frame and its state
@@ -96,7 +95,10 @@ struct ArenaHeader {
   uint64_t created_s;   // seconds since 1970
   uint64_t opened_s;
   char program[64];                           // name of the last owner's executable, NUL-terminated
-  uint8_t reserved[kArenaHeaderBytes - 276];  // zero
+  uint32_t durability;                        // Durability of the last open
+  uint32_t roots_grown;                       // roots whose space is backed; a multiple of 32
+  uint32_t lanes_grown;                       // lanes whose space is backed
+  uint8_t reserved[kArenaHeaderBytes - 288];  // zero
   uint32_t checksum;                          // crc32c of everything above
 };
 static_assert(sizeof(ArenaHeader) == kArenaHeaderBytes);
@@ -168,6 +170,76 @@ constexpr uint8_t tag_of_large_state(uint16_t state) { return static_cast<uint8_
 constexpr bool is_large_state_valid(uint16_t state) {
   return state == large_state(static_cast<uint8_t>(state));
 }
+
+// --- Roots: 128 B each
+// ---------------------------------------------------------------------------------------------
+//
+// A root is in use when its head fits its name.  Its value alone says whether it is set: one
+// aligned 8-byte store sets, changes or removes it.
+
+inline constexpr size_t kRootNameMax = 63;  // bytes, without the NUL
+
+struct Root {
+  char name[kRootNameMax + 1];  // NUL-padded
+  uint64_t head;                // root_head(name); 0: not in use
+  uint64_t value;        // bytes from the start of the file to what it points to; 0: null, not set
+  uint8_t reserved[48];  // zero
+};
+static_assert(sizeof(Root) == 128);
+static_assert(offsetof(Root, head) == kCacheLineBytes);
+inline constexpr uint32_t kRootCount = kRootTableBytes / sizeof(Root);
+inline constexpr uint32_t kRootsPerPage = 4096 / sizeof(Root);
+
+// Never 0.
+inline uint64_t root_head(const char (&name)[kRootNameMax + 1]) {
+  return uint64_t{crc32c(name, sizeof(name))} << 32 | 1;
+}
+
+// --- Lanes: 16 KiB each, the log of one transaction at a time
+// ------------------------------------------------------
+//
+// Line 0 is the lane's header, the log follows it.  A record is valid if its sequence is that of
+// the lane's transaction and its checksum follows from the record before it: so a valid record
+// means that all before it are.
+
+inline constexpr size_t kLaneBytes = 16 * kKiB;
+inline constexpr uint32_t kLaneCount = kLaneTableBytes / kLaneBytes;
+
+struct LaneHeader {
+  uint64_t finished;  // sequence of the last transaction that needs no recovery; the one that may
+                      // be open is the next
+  uint8_t reserved[kCacheLineBytes - 8];  // zero
+};
+static_assert(sizeof(LaneHeader) == kCacheLineBytes);
+
+enum class RecordKind : uint32_t {
+  kUndo = 1,    // payload: the bytes at target before the transaction
+  kRedo = 2,    // payload: the bytes that target gets at commit
+  kAlloc = 3,   // payload: AllocPayload; target: the state, which becomes live at commit
+  kFree = 4,    // payload: AllocPayload; target: the state, which becomes free at commit
+  kCommit = 5,  // no payload: the transaction is committed
+  kLink = 6,    // no payload; target: where the log goes on, in an extent without a live block
+};
+
+struct LogRecord {
+  uint32_t sequence;      // of the transaction, its low 32 bits
+  uint32_t length_bytes;  // of the payload, which follows, padded with zeros to 8 bytes
+  uint64_t target;        // bytes from the start of the file, as the next
+  uint64_t previous;      // the record before this one; 0: it is the first
+  uint32_t kind;          // RecordKind
+  uint32_t checksum;      // of the record before it, the 28 bytes above and the payload
+};
+static_assert(sizeof(LogRecord) == 32);
+static_assert(offsetof(LogRecord, checksum) == 28);
+
+struct AllocPayload {
+  uint64_t block;        // bytes from the start of the file
+  uint64_t size_bytes;   // as asked for; kFree: 0
+  uint16_t live;         // kAlloc: the state that commits the block
+  uint16_t state_bytes;  // 1: small, 2: large
+  uint32_t reserved;     // zero
+};
+static_assert(sizeof(AllocPayload) == 24);
 
 // --- Geometry
 // ----------------------------------------------------------------------------------------------------------

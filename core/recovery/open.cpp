@@ -297,7 +297,7 @@ Error open_arena(const OpenRequest& request, Arena& arena, Line& why) {
       is_new = is_never_used(mapping);
     }
   }
-  arena.set_persist(process_persist());
+  arena.set_persist(process_persist(), process_persist());
   error = is_new ? create(request, mapping, arena, why) : recover(request, mapping, arena, why);
   view.close();
   if (error != Error::kNone) {

@@ -206,6 +206,7 @@ OpenFault ArenaView::geometry_fault() const noexcept {
   bool is_sound = (is_new || is_opened) && header.format_version >= 1 &&
                   header.header_bytes == kArenaHeaderBytes && coarse + fine > 0 &&
                   header.coarse_frames_grown <= coarse && header.fine_frames_grown <= fine &&
+                  header.roots_grown <= kRootCount && header.lanes_grown <= kLaneCount &&
                   header.base_address % header.page_bytes == 0 &&
                   header.base_address < (uint64_t{1} << 47) &&
                   header.file_bytes < (uint64_t{1} << 60);
