@@ -81,7 +81,7 @@ CASES = (
      lambda f: f.kept('--size 65536 --size-max 262144 --count 2'), 'MiB', 64, 540, False),
     ('blowup, 2 threads, peak per live', lambda f: f.blowup(2), 'x', 1.5, 2.5, False),
     ('blowup, 8 threads, peak per live', lambda f: f.blowup(8), 'x', 1.5, 2.7, False),
-    ('blowup, the fixed part', lambda f: f.blowup_fixed(), 'MiB', 8, 8, False),
+    ('blowup, the fixed part', lambda f: f.blowup_fixed(), 'MiB', 4, 4, False),
     ('a dead thread\'s free slots, reused', lambda f: 100 * f.run('handover')['reused'],
      '%', 99, 99, True),
     ('50 threads end, peak per live', lambda f: f.run('exits')['peak_per_live'],
