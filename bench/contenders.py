@@ -16,9 +16,10 @@ MEMTIER_FILE = 'KIND:FS_DAX,PATH:{directory},PMEM_SIZE_LIMIT:4G,RATIO:1;POLICY:S
 
 
 class Contender:
-    """One allocator.  One that cannot be preloaded has `programs`: which of its own stands for which of
-    ours; `program_options` are added to them.  `variants`: of the nvm_malloc benchmarks, what it can
-    leave out."""
+    """One allocator.
+
+    One that cannot be preloaded has `programs`: which of its own stands for which of ours, with
+    `program_options` added.  `variants`: of the nvm_malloc benchmarks, those that it has."""
 
     def __init__(self, name, package=None, library=None, environment=None, programs=None,
                  program_options=(), persistent=False, variants=('full',), flush_counter=None):
@@ -101,8 +102,8 @@ def missing_reason(contender, programs):
     if contender.programs is not None:
         for program in contender.programs.values():
             if not os.path.exists(os.path.join(programs, program)):
-                return (f'{contender.name}: {program} was not built; install {contender.package}'
-                        ' and configure the build again')
+                return (f'{contender.name}: {program} was not built; type scripts/setup --bench && '
+                        'meson setup --reconfigure build && ninja -C build')
         return None
     if contender.library is None or contender.preload() is not None:
         return None

@@ -120,7 +120,8 @@ def is_locked(instruction):
 
 def is_flush(instruction):
     """Starts the write-back of a line, or stores around the cache."""
-    return instruction.startswith(('clflush', 'clwb', 'movnt')) and not instruction.startswith('movntdqa')
+    return (instruction.startswith(('clflush', 'clwb', 'movnt'))
+            and not instruction.startswith('movntdqa'))
 
 
 def is_drain(instruction):
@@ -135,7 +136,7 @@ KINDS = (('locked instructions', is_locked), ('lines flushed', is_flush), ('drai
 def look_at(profile, operations):
     """Locked instructions, flushes and drains per operation, from the difference of two lengths.
 
-    What a batch does once in a while counts with its share, so every address counts that was executed.
+    Every address that was executed counts: what happens once in a while, with its share.
     """
     text = {}
     found = {name: 0 for name, _ in KINDS}

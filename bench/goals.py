@@ -1,7 +1,7 @@
 """The goals of bartender's speed and memory, each judged by the numbers of one run.
 
-A goal is a number and a limit; smaller is better.  What was not measured in this run is said to be so,
-never counted as hit.  The exact ones are tests too: tests/bench.
+A goal is a number and a limit; smaller is better.  What was not measured in this run is said to be
+so, never counted as hit.  The exact ones are tests too: tests/bench.
 """
 
 import collections
@@ -16,7 +16,8 @@ TIMED = ('small', 'threads', 'crowd', 'large', 'nvm', 'real')
 # A case of counters.CASES, and instructions per operation
 INSTRUCTIONS = (
     ('pair 64', 54), ('pair 64, second thread existed', 54), ('pair 16', 60), ('pair 1K', 60),
-    ('pair 4K', 60), ('pair 32K', 60), ('batch 1k fifo', 60), ('batch 1k lifo', 60), ('calloc 64', 75),
+    ('pair 4K', 60), ('pair 32K', 60), ('batch 1k fifo', 60), ('batch 1k lifo', 60),
+    ('calloc 64', 75),
 )
 
 # name, groups, compared with, mean or worst, limit
@@ -84,7 +85,8 @@ def judge(samples, counted):
         add(f'time, {name}, to {base}' + (f' ({found[1]})' if found else ''),
             found[0] if found else None, limit)
     for names, base, limit in SINGLE:
-        add(' and '.join(names) + (f', to {base}' if base else ''), single(samples, names, base), limit)
+        add(' and '.join(names) + (f', to {base}' if base else ''),
+            single(samples, names, base), limit)
     found = mean_or_worst(samples, report.MEMORY_GROUPS, 'glibc', 'mean', 'peak_rss_bytes')
     add('peak resident, mean, to glibc' + (f' ({found[1]})' if found else ''),
         found[0] if found else None, 1.15)
