@@ -18,8 +18,8 @@ MEMTIER_FILE = 'KIND:FS_DAX,PATH:{directory},PMEM_SIZE_LIMIT:4G,RATIO:1;POLICY:S
 class Contender:
     """One allocator.
 
-    One that cannot be preloaded has `programs`: which of its own stands for which of ours, with
-    `program_options` added.  `variants`: of the nvm_malloc benchmarks, those that it has."""
+    One that cannot be preloaded has `programs`: which of its own stands for which of ours (or for one
+    first word of it), with `program_options` added.  `variants`: of the nvm_malloc benchmarks, those that it has."""
 
     def __init__(self, name, package=None, library=None, environment=None, programs=None,
                  program_options=(), persistent=False, variants=('full',), flush_counter=None):
@@ -37,9 +37,10 @@ class Contender:
         """The command for a workload's, or None: it has no such program."""
         if self.programs is None:
             return arguments
-        if arguments[0] not in self.programs:
+        program = self.programs.get(arguments[0]) or self.programs.get(' '.join(arguments[:2]))
+        if program is None:
             return None
-        return ([self.programs[arguments[0]]] + arguments[1:] +
+        return ([program] + arguments[1:] +
                 [o.format(directory=directory) for o in self.program_options])
 
     def preload(self):
@@ -73,7 +74,8 @@ def all_contenders(bartender_library):
                   environment={'MEMKIND_MEM_TIERS': MEMTIER_FILE}),
         Contender('gc', 'libgc-dev', programs={'small': 'gc'}),
         Contender('pmemobj-atomic', 'libpmemobj-dev',
-                  programs={'small': 'pmemobj', 'process': 'pmemobj', 'nvm_malloc': 'nvm_pmemobj'},
+                  programs={'small': 'pmemobj', 'process fill': 'pmemobj',
+                            'process open': 'pmemobj', 'nvm_malloc': 'nvm_pmemobj'},
                   program_options=['--mode', 'atomic', '--pool', '{directory}/pmemobj.pool'],
                   environment={'PMEM_IS_PMEM_FORCE': '1'}, persistent=True,
                   variants=('full', 'no-flush', 'recovery'), flush_counter='libcount_pmem.so'),
