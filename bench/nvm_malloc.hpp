@@ -57,6 +57,12 @@ struct NvmNode {
 };
 static_assert(sizeof(NvmNode) == kNvmLineBytes);
 
+// Flushed at once: memtier on a file takes the buffer away before stdio's own exit.
+inline void print_microseconds(uint64_t elapsed_ns) {
+  std::printf("%llu\n", static_cast<unsigned long long>(elapsed_ns / 1000));
+  std::fflush(stdout);
+}
+
 // The mean over workers of the time each took for itself, in microseconds.
 template <typename Body>
 void print_worker_mean(uint64_t threads, Body body) {
@@ -68,7 +74,7 @@ void print_worker_mean(uint64_t threads, Body body) {
   });
   uint64_t total_ns = 0;
   for (uint64_t i = 0; i < threads; i++) total_ns += times_ns[i];
-  std::printf("%llu\n", static_cast<unsigned long long>(total_ns / threads / 1000));
+  print_microseconds(total_ns / threads);
 }
 
 template <typename Backend>
@@ -117,7 +123,7 @@ class NvmBenchmark {
     const uint64_t elapsed_ns = now_ns() - start;
     if (first == nullptr) fail("the first root is lost");
     for (uint64_t i = 0; i < iterations; i++) verify(i);
-    std::printf("%llu\n", static_cast<unsigned long long>(elapsed_ns / 1000));
+    print_microseconds(elapsed_ns);
   }
 
   static void fill(uint64_t iterations) {
