@@ -396,14 +396,16 @@ Heap* Arena::lock_owner(Superblock& superblock) {
 
 void Arena::give_remote(void* const* blocks, uint32_t count) {
   Heap* locked = nullptr;
-  for (uint32_t i = 0; i < count; i++) {
+  for (uint32_t i = 0; i < count;) {
     Superblock& superblock = *superblock_of(blocks[i]);
     if (locked == nullptr || superblock.owner.load(std::memory_order_relaxed) != locked->id()) {
       if (locked != nullptr) locked->lock().unlock();
       locked = lock_owner(superblock);
       BTD_CHECK(locked != nullptr);  // a superblock with a block on its way home is not empty
     }
-    if (locked->give(superblock, superblock.slot_of(blocks[i]))) retire(superblock);
+    Heap::Given given = locked->give(superblock, blocks + i, count - i);
+    if (given.is_spare) retire(superblock);
+    i += given.count;
   }
   if (locked != nullptr) locked->lock().unlock();
 }
