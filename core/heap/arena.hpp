@@ -230,7 +230,10 @@ class Arena {
   // `touches`: the caller will write to all of it soon; otherwise fresh frames are allocated, but
   // left unmapped until they are touched.
   FreeExtent take_frames(Zone& zone, uint32_t frame_count, size_t alignment, bool touches);
-  bool grow(Zone& zone, uint32_t frames_wanted, bool touches);
+  bool back(Zone& zone, FreeExtent& extent, bool touches);
+  bool grow(Zone& zone, uint32_t frames_wanted);
+  bool is_refused(uint32_t frame_count, uint32_t now_s) const;
+  void note_refusal(uint32_t frame_count, uint32_t now_s);
   bool take_after(uint32_t first_frame, uint32_t frame_count);
   void show_grown();
   Error grow_metadata(Zone& zone, uint32_t first, uint32_t count);
@@ -314,7 +317,8 @@ class Arena {
   uint32_t superblocks_backed_ = 0;
   uint32_t spare_superblock_ = 0;  // index + 1 of the first unused one; linked by reserved_b
   uint32_t next_tick_s_ = 0;
-  uint32_t next_growth_s_ = 0;  // the file system refused; do not ask again before
+  uint32_t refused_until_s_ = 0;  // until then the file system is not asked for this much again
+  uint32_t frames_refused_ = 0;
   bool can_give_back_ = true;
   PrivateRange snapshot_[kPrivateRanges] = {};
 

@@ -53,6 +53,33 @@ BOOST_FIXTURE_TEST_CASE(free_frames_given_back_and_fresh_ones_behind_them_serve_
   BOOST_TEST(life.allocate(12 * kMiB) != nullptr);
 }
 
+BOOST_FIXTURE_TEST_CASE(grown_frames_take_space_in_the_file_only_when_a_block_takes_them, Fixture) {
+  Life life(path, 256 * kMiB);
+  BOOST_REQUIRE(life.allocate(64 * kMiB) != nullptr);  // from here on growth is by 8 MiB
+  BOOST_REQUIRE(life.allocate(kMiB) != nullptr);
+  uint64_t before = test::file_blocks(path);
+  uint64_t grown = life.arena().usage().grown_bytes;
+  BOOST_TEST(life.arena().usage().free_bytes >= 6 * kMiB);
+  BOOST_TEST(before * 512 <= 67 * kMiB);
+  BOOST_REQUIRE(life.allocate(kMiB) != nullptr);
+  BOOST_TEST(life.arena().usage().grown_bytes == grown);
+  BOOST_TEST((test::file_blocks(path) - before) * 512 == kMiB);
+}
+
+BOOST_FIXTURE_TEST_CASE(block_grows_in_place_over_frames_freed_behind_it_and_fresh_ones, Fixture) {
+  Life life(path, 64 * kMiB);
+  char* block = life.allocate(4 * kMiB + 1);
+  test::fill(block, 4 * kMiB, 1);
+  char* behind = life.allocate(8 * kMiB);  // not kept warm: too long
+  BOOST_REQUIRE(behind > block);
+  std::memset(behind, 0xAB, 8 * kMiB);
+  BOOST_REQUIRE(life.free(behind) == Verdict::kGood);
+  BOOST_TEST(life.arena().resize_in_place(block, 40 * kMiB));
+  std::memset(block + 4 * kMiB, 0xCD, 36 * kMiB);
+  BOOST_TEST(test::is_filled(block, 4 * kMiB, 1));
+  BOOST_TEST(life.free(block) == Verdict::kGood);
+}
+
 BOOST_FIXTURE_TEST_CASE(memory_freed_a_moment_ago_is_not_given_back, Fixture) {
   Life life(path, 64 * kMiB);
   char* block = life.allocate(kMiB);
