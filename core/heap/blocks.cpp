@@ -55,14 +55,17 @@ void* Arena::allocate_large(size_t size_bytes, size_t alignment, bool* is_zero,
 }
 
 void* Arena::try_allocate_large(LargeShape shape, size_t alignment, bool* is_zero) {
-  uint32_t frame;
+  FreeExtent extent;
   {
     LockGuard guard(extent_lock_);
     tick();
-    FreeExtent extent = take_frames(coarse_, shape.frame_count, alignment, is_zero == nullptr);
-    if (!extent.exists()) return nullptr;
-    if (is_zero != nullptr) *is_zero = extent.is_zero;
-    frame = extent.first_frame;
+    extent = take_frames(coarse_, shape.frame_count, alignment);
+  }
+  if (!extent.exists() || !back(coarse_, extent, is_zero == nullptr)) return nullptr;
+  if (is_zero != nullptr) *is_zero = extent.is_zero;
+  uint32_t frame = extent.first_frame;
+  {
+    LockGuard guard(extent_lock_);  // not while a fork copies what is published
     *superblock_index(frame) = kLargeBlock;
     publish_head(frame, ExtentKind::kLarge, shape.tail_pages, shape.frame_count);
   }

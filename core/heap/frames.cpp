@@ -22,7 +22,7 @@ constexpr uint32_t kTickExtents = 64;  // bounds the stall of the thread that ha
 
 }  // namespace
 
-FreeExtent Arena::take_frames(Zone& zone, uint32_t frame_count, size_t alignment, bool touches) {
+FreeExtent Arena::take_frames(Zone& zone, uint32_t frame_count, size_t alignment) {
   auto alignment_frames = static_cast<uint32_t>(max<uint64_t>(alignment >> kFrameShift, 1));
   auto origin =
       static_cast<uint32_t>(-(geometry_.coarse_base >> kFrameShift) & (alignment_frames - 1));
@@ -32,24 +32,36 @@ FreeExtent Arena::take_frames(Zone& zone, uint32_t frame_count, size_t alignment
     if (wanted > zone.frame_count || !grow(zone, static_cast<uint32_t>(wanted))) return {};
     extent = zone.extents.take(frame_count, alignment_frames, origin);
   }
-  return extent.exists() && back(zone, extent, touches) ? extent : FreeExtent{};
+  if (extent.exists() && !extent.is_backed) {
+    auto now_s = static_cast<uint32_t>(sys::steady_clock_s());
+    if (is_refused(frame_count, now_s)) {
+      zone.extents.give(extent, now_s);
+      return {};
+    }
+  }
+  return extent;
 }
 
-// Allocates the space of an extent just taken, if it has none.  False: the file system refuses; the
-// extent is free again.
-bool Arena::back(Zone& zone, FreeExtent& extent, bool touches) {
-  if (extent.is_backed) return true;
-  auto now_s = static_cast<uint32_t>(sys::steady_clock_s());
+bool Arena::allocate_space(const FreeExtent& extent, bool touches) {
   uint64_t size_bytes = uint64_t{extent.frame_count} * kFrameBytes;
-  bool is_asked = !is_refused(extent.frame_count, now_s);
-  if (is_asked && mapping_.allocate_resident(frame_offset(extent.first_frame), size_bytes,
-                                             touches ? size_bytes : 0) == Error::kNone) {
-    extent.is_backed = true;
-    return true;
-  }
-  if (is_asked) note_refusal(extent.frame_count, now_s);
-  zone.extents.give(extent, now_s);
+  return extent.is_backed ||
+         mapping_.allocate_resident(frame_offset(extent.first_frame), size_bytes,
+                                    touches ? size_bytes : 0) == Error::kNone;
+}
+
+// Without the lock: faulting in a large block takes long, and other threads have their own to
+// fault.
+bool Arena::back(Zone& zone, const FreeExtent& extent, bool touches) {
+  if (allocate_space(extent, touches)) return true;
+  LockGuard guard(extent_lock_);
+  take_no_space(zone, extent);
   return false;
+}
+
+void Arena::take_no_space(Zone& zone, const FreeExtent& extent) {
+  auto now_s = static_cast<uint32_t>(sys::steady_clock_s());
+  note_refusal(extent.frame_count, now_s);
+  zone.extents.give(extent, now_s);
 }
 
 // A file system that has just refused is not asked for as much again at once; for less it may be.
@@ -209,7 +221,10 @@ bool Arena::take_after(uint32_t first_frame, uint32_t frame_count) {
   if (!more.exists() && first_frame + coarse_.extents.free_tail() == coarse_.frames_grown &&
       grow(coarse_, frame_count))
     more = coarse_.extents.take_at(first_frame, frame_count);
-  return more.exists() && back(coarse_, more, true);
+  if (!more.exists()) return false;
+  if (allocate_space(more, true)) return true;
+  take_no_space(coarse_, more);
+  return false;
 }
 
 }  // namespace btd

@@ -1,9 +1,11 @@
 // Frames.  Invariants checked:
 //  1. Memory given back leaves the file, and can be used again.
 //  2. Free frames serve any request that they are enough for, whatever they were before.
+//  3. Threads that take frames and fault them in at the same time share none.
 #define BOOST_TEST_MODULE frames
 #include <map>
 #include <set>
+#include <thread>
 
 #include "core/base/sys.hpp"
 #include "core/heap/arena.hpp"
@@ -78,6 +80,52 @@ BOOST_FIXTURE_TEST_CASE(block_grows_in_place_over_frames_freed_behind_it_and_fre
   std::memset(block + 4 * kMiB, 0xCD, 36 * kMiB);
   BOOST_TEST(test::is_filled(block, 4 * kMiB, 1));
   BOOST_TEST(life.free(block) == Verdict::kGood);
+}
+
+BOOST_FIXTURE_TEST_CASE(threads_that_take_frames_at_once_share_none, Fixture) {
+  Life life(path, 256 * kMiB);
+  std::atomic<uint64_t> faults{0};
+  uint64_t seed = test::seed();
+  std::vector<std::thread> threads;
+  for (uint64_t t = 0; t < 4; t++) {
+    threads.emplace_back([&, t] {
+      Heap* heap = life.arena().acquire_heap();
+      std::mt19937_64 random(seed + t);
+      struct Block {
+        char* bytes;
+        size_t size_bytes;
+        uint64_t mark;
+      };
+      std::vector<Block> mine;
+      for (uint64_t i = 0; i < 3000; i++) {
+        if (mine.size() < 12) {
+          // Large blocks, and small ones of classes with few slots: extents come and go.
+          size_t size_bytes =
+              random() % 2 == 0 ? 20 * kKiB : 40 * kKiB + random() % (random() % 8 == 0 ? kMiB : 1);
+          auto* bytes =
+              static_cast<char*>(life.arena().allocate(heap->cache(), size_bytes, 16, nullptr));
+          if (bytes == nullptr) {
+            faults++;
+            break;
+          }
+          test::fill(bytes, size_bytes, t * 10000 + i);
+          mine.push_back({bytes, size_bytes, t * 10000 + i});
+          continue;
+        }
+        std::swap(mine[random() % mine.size()], mine.back());
+        Block block = mine.back();
+        mine.pop_back();
+        if (!test::is_filled(block.bytes, block.size_bytes, block.mark)) faults++;
+        if (life.free_by(heap->cache(), block.bytes) != Verdict::kGood) faults++;
+        if (random() % 16 == 0) heap->cache().flush_all();
+      }
+      for (Block& block : mine) life.free_by(heap->cache(), block.bytes);
+      life.arena().release_heap(*heap);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  BOOST_TEST(faults == 0u);
+  BOOST_TEST(life.arena().usage().live_blocks == 0u);
 }
 
 BOOST_FIXTURE_TEST_CASE(memory_freed_a_moment_ago_is_not_given_back, Fixture) {
