@@ -72,6 +72,14 @@ void set_root(const void* value) {
   root->value = arena.offset_of(value);
 }
 
+// What following the list costs by itself: one dependent load an object.
+double floor_of(const uint64_t* object, uint64_t count) {
+  const uint64_t start = bench::now_ns();
+  while (object != nullptr)
+    object = reinterpret_cast<const uint64_t*>(*static_cast<const volatile uint64_t*>(object));
+  return static_cast<double>(bench::now_ns() - start) / static_cast<double>(count);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -92,6 +100,7 @@ int main(int argc, char** argv) {
   if (std::strcmp(workload, "list") != 0) shuffle(objects);
   link(objects, is_graph ? options.number("--degree", 4) : 1);
   set_root(objects[0]);
+  const double floor_ns = is_graph ? 0 : floor_of(objects[0], count);
   objects = {};
 
   btd::GcImage image{&arena.header(), arena.mapping().address()};
@@ -117,6 +126,7 @@ int main(int argc, char** argv) {
       .number("threads", static_cast<double>(how.threads))
       .number("ns_per_operation", static_cast<double>(best_ns) / static_cast<double>(count))
       .number("first_ns_per_operation", static_cast<double>(first_ns) / static_cast<double>(count))
+      .number("floor_ns_per_operation", floor_ns)
       .number("postponed", static_cast<double>(totals.postponed))
       .number("table_share", static_cast<double>(totals.table_bytes) / grown_bytes);
   return 0;
