@@ -13,6 +13,7 @@
 #include "core/base/lock.hpp"
 #include "core/base/sys.hpp"
 #include "core/base/units.hpp"
+#include "core/tx/log.hpp"
 
 namespace btd {
 namespace {
@@ -132,7 +133,8 @@ class alignas(kCacheLineBytes) MarkWorker final : public GcVisitor {
   void settle(const GcBlock& block, const GcTracer* tracer);
   void push(const GcBlock& block, const GcTracer* tracer);
   void start_scan(const Work& work);
-  void seed_roots();
+  void seed_transactions();
+  void seed_record(const LogRecord& record);
   void seed_own_blocks();
   template <typename Visit>
   void for_each_root(Visit visit);
@@ -345,7 +347,59 @@ void MarkWorker::seed_traced_roots() {
 
 void MarkWorker::seed() {
   for_each_root([this](uint64_t offset, const GcTracer*) { reach(offset); });
+  seed_transactions();
   if (marks_.image().own_tag != kStateFree) seed_own_blocks();
+}
+
+// What an open transaction may still store, put back or free is reached, and so is what its new
+// blocks point to, which no state says to be live yet.
+void MarkWorker::seed_transactions() {
+  const GcImage& image = marks_.image();
+  for (uint32_t lane = 0; lane < image.header->lanes_grown; lane++) {
+    LogReader reader(*image.header, image.file, lane);
+    while (const LogRecord* record = reader.next()) {
+      seed_record(*record);
+      drain();
+    }
+  }
+}
+
+void MarkWorker::seed_record(const LogRecord& record) {
+  const ArenaHeader& header = *marks_.image().header;
+  const char* payload = payload_of(&record);
+  switch (static_cast<RecordKind>(record.kind)) {
+    case RecordKind::kUndo:
+    case RecordKind::kRedo: {
+      // The words that will be aligned where they go.
+      uint64_t skipped = -record.target % sizeof(uint64_t);
+      for (uint64_t at = skipped; at + sizeof(uint64_t) <= record.length_bytes;
+           at += sizeof(uint64_t)) {
+        uint64_t word;
+        std::memcpy(&word, payload + at, sizeof(word));
+        // A root's value counts from the start of the file.
+        if (record.target < header.data_offset) word += header.base_address;
+        if (word - origin_ < data_end_) reach(word - origin_);
+        if (candidates_.is_full() || at % kPieceBytes == 0) drain();
+      }
+      return;
+    }
+    case RecordKind::kAlloc:
+    case RecordKind::kFree: {
+      AllocPayload block;
+      if (record.length_bytes != sizeof(block)) return;
+      std::memcpy(&block, payload, sizeof(block));
+      if (!is_in_data(header, block.block, max<uint64_t>(block.size_bytes, 1))) return;
+      uint64_t offset = block.block - header.data_offset;
+      if (record.kind == static_cast<uint32_t>(RecordKind::kFree)) {
+        reach(offset);
+      } else {
+        scan({offset, offset + round_down(block.size_bytes, sizeof(uint64_t))});
+      }
+      return;
+    }
+    default:
+      return;
+  }
 }
 
 // Superblock by superblock, so that they need no room to wait in.

@@ -63,12 +63,4 @@ Arena::Swept Arena::sweep(IsReached is_reached, const void* context) {
   return swept;
 }
 
-bool Arena::has_roots() const {
-  for (uint32_t i = 0; i < header_.roots_grown; i++) {
-    const Root& candidate = *root(i);
-    if (candidate.value != 0 && candidate.head == root_head(candidate.name)) return true;
-  }
-  return false;
-}
-
 }  // namespace btd
