@@ -214,10 +214,9 @@ void MarkWorker::scan_words(uint64_t at, uint64_t end) {
     if (offset >= data_end_) [[likely]]
       continue;
     GcBlock block;
-    if (!marks_.find(offset, block)) continue;
+    if (!marks_.find(offset, block) || marks_.is_marked(block.bit)) continue;
     if (candidates_.is_full()) settle(candidates_.pop(), nullptr);
     if (block.state != nullptr) prefetch(block.state);
-    prefetch(marks_.mark_word(block.bit));
     if (candidates_.count() + scans_.count() < kFewCandidates) prefetch(marks_.data(block.offset));
     candidates_.push(block);
   }
