@@ -5,9 +5,9 @@
 // list: a linked list of 64 B objects, in the order of their allocation; shuffled: in random order;
 // graph: each object points to --degree (2..8)
 // random others, all reachable.  The peers' number is
-// Makalu's, 59 ns an object for 4 million (Bhandari et al., OOPSLA 2016).  This program knows core/:
-// it makes an arena of its own, and marks it --runs times; the best and the first are told, since
-// the first also faults pages in.
+// Makalu's, 59 ns an object for 4 million (Bhandari et al., OOPSLA 2016).  This program knows
+// core/: it makes an arena of its own, and marks it --runs times; the best and the first are told,
+// since the first also faults pages in.
 
 #include <unistd.h>
 
@@ -127,8 +127,7 @@ int main(int argc, char** argv) {
       .number("objects", static_cast<double>(count))
       .number("threads", static_cast<double>(how.threads))
       .number("ns_per_operation", static_cast<double>(best_ns) / static_cast<double>(count))
-      .number("cpu_ns_per_operation",
-              static_cast<double>(best_cpu_ns) / static_cast<double>(count))
+      .number("cpu_ns_per_operation", static_cast<double>(best_cpu_ns) / static_cast<double>(count))
       .number("first_ns_per_operation", static_cast<double>(first_ns) / static_cast<double>(count))
       .number("floor_ns_per_operation", floor_ns)
       .number("postponed", static_cast<double>(totals.postponed))

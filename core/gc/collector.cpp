@@ -111,10 +111,10 @@ class Rewriter {
 
  private:
   uint8_t* states_of(uint64_t frame) {
-    uint64_t offset =
-        frame < header_.coarse_frame_count
-            ? header_.coarse_state_offset + frame * kCoarseStatesPerFrame
-            : header_.fine_state_offset + (frame - header_.coarse_frame_count) * kFineStatesPerFrame;
+    uint64_t offset = frame < header_.coarse_frame_count
+                          ? header_.coarse_state_offset + frame * kCoarseStatesPerFrame
+                          : header_.fine_state_offset +
+                                (frame - header_.coarse_frame_count) * kFineStatesPerFrame;
     return reinterpret_cast<uint8_t*>(file_ + offset);
   }
 
@@ -208,8 +208,7 @@ bool collect_under_pressure(Arena& arena) {
   return collect(arena, request, result) == Error::kNone && result.freed_blocks > 0;
 }
 
-Error collect_untrusted(const ArenaHeader& header, char* file, Persist& persist,
-                        GcResult& result) {
+Error collect_untrusted(const ArenaHeader& header, char* file, Persist& persist, GcResult& result) {
   GcImage image{&header, file};
   image.trusts_states = false;
   MarkedImage marked;

@@ -44,7 +44,7 @@ struct GcRequest {
 // True: something was freed.
 bool collect_under_pressure(Arena& arena);
 
-// Recovery after power loss in `lazy`: rewrites the state of everything below the grown marks.  What
+// Recovery after power loss in `lazy`: rewrites the state of everything below the grown marks. What
 // the roots lead to is kept, whatever its state said; all other states, those of free frames and
 // those between slots too, become free.  Large extents left with state 0 are recovery's to give
 // back.  All is durable on return.

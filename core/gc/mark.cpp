@@ -18,10 +18,11 @@
 namespace btd {
 namespace {
 
-constexpr uint32_t kCandidates = 16;   // words under way to their state and mark
-constexpr uint32_t kScans = 16;        // blocks under way to the cache
+constexpr uint32_t kCandidates = 16;    // words under way to their state and mark
+constexpr uint32_t kScans = 16;         // blocks under way to the cache
 constexpr uint32_t kFewCandidates = 4;  // below, waiting for the mark first would leave memory idle
-constexpr uint64_t kPieceBytes = 4 * kKiB;  // as many words as a stack has room for, many times over
+constexpr uint64_t kPieceBytes =
+    4 * kKiB;  // as many words as a stack has room for, many times over
 constexpr uint32_t kShareEntries = 1024;
 constexpr uint32_t kShareLeast = 16;  // entries of a stack that is worth sharing
 constexpr uint32_t kTakeEntries = 64;
@@ -62,7 +63,7 @@ void prefetch(const void* address) { __builtin_prefetch(address, 0, 3); }
 struct MarkShare {
   Marks& marks;
   const MarkRequest& request;
-  uint32_t threads;               // constant while they run
+  uint32_t threads;                 // constant while they run
   std::atomic<uint32_t> hungry{0};  // workers that wait
   std::atomic<uint32_t> signal{0};  // changes when there is something for them
 
@@ -412,8 +413,7 @@ void MarkWorker::seed_own_blocks() {
       const SizeClassInfo& info = kSizeClasses[descriptor.detail];
       const uint8_t* states = marks_.states_of(frame);
       for (uint32_t slot = 0; slot < info.slot_count; slot++) {
-        if (states[slot * info.granules] == own)
-          reach(first + uint64_t{slot} * info.slot_bytes);
+        if (states[slot * info.granules] == own) reach(first + uint64_t{slot} * info.slot_bytes);
       }
     }
     drain();

@@ -44,8 +44,8 @@ Error Marks::open(const GcImage& image) {
       return;
     }
     uint16_t state = frame_headers_[frame].state;
-    bool may_be_live =
-        !image_.trusts_states || (is_large_state_valid(state) && is_live(tag_of_large_state(state)));
+    bool may_be_live = !image_.trusts_states ||
+                       (is_large_state_valid(state) && is_live(tag_of_large_state(state)));
     if (!may_be_live) return;
     for (uint32_t i = 0; i < descriptor.frame_count; i++)
       entries[i] = static_cast<uint32_t>(frame + 1);

@@ -76,8 +76,8 @@ class Marks {
     block.offset = first + uint64_t{slot} * info.slot_bytes;
     block.size_bytes = info.slot_bytes;
     block.bit = info.is_fine ? coarse_bits_ + granule : granule;
-    block.state = image_.trusts_states ? (info.is_fine ? fine_states_ : coarse_states_) + granule
-                                       : nullptr;
+    block.state =
+        image_.trusts_states ? (info.is_fine ? fine_states_ : coarse_states_) + granule : nullptr;
     return true;
   }
 

@@ -30,8 +30,8 @@ struct GcTracer {
 // What a tracer calls.
 class GcVisitor {
  public:
-  // `pointer`: to anywhere in a block; anything else is ignored.  `tracer`: shown what it points to;
-  // nullptr: that is scanned word by word.  It must outlive the collection.
+  // `pointer`: to anywhere in a block; anything else is ignored.  `tracer`: shown what it points
+  // to; nullptr: that is scanned word by word.  It must outlive the collection.
   virtual void visit(const void* pointer, const GcTracer* tracer) noexcept = 0;
 
  protected:

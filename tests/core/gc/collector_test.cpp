@@ -2,11 +2,13 @@
 //  1. After it each block of an earlier epoch is kept, because the roots lead to it, or free; and a
 //     leak is free whatever it points to.
 //  2. Blocks of this epoch stay, and what they point to.
-//  3. After power loss states say nothing: the same blocks are kept, every other state byte is zero,
+//  3. After power loss states say nothing: the same blocks are kept, every other state byte is
+//  zero,
 //     and the arena checks clean.  Cut anywhere and run again, it ends the same way.
 #define BOOST_TEST_MODULE collector
 #include "core/gc/collector.hpp"
 
+#include "core/recovery/check.hpp"
 #include "tests/core/gc/support.hpp"
 
 namespace btd {
@@ -25,8 +27,8 @@ struct Fixture {
   GcResult result{};
 };
 
-// A life that leaves a list of `count` blocks of many sizes behind its root, and as many leaks, which
-// point to each other and into the list.
+// A life that leaves a list of `count` blocks of many sizes behind its root, and as many leaks,
+// which point to each other and into the list.
 struct Left {
   std::vector<char*> listed;
   std::vector<char*> leaked;
@@ -137,7 +139,7 @@ uint64_t faults_of(const std::string& path) {
   static ArenaView view;
   BOOST_REQUIRE(ArenaView::open(path.c_str(), view) == Error::kNone);
   uint64_t faults = 0;
-  view.check([&](const Finding& finding) {
+  check_arena(view, [&](const Finding& finding) {
     if (finding.fault != Fault::kReservedRegion) faults++;
   });
   view.close();
@@ -149,13 +151,13 @@ BOOST_FIXTURE_TEST_CASE(after_power_loss_what_the_roots_lead_to_is_kept_and_noth
   {
     MappedFile file(path);
     scramble_states(file, test::seed());
-    BOOST_REQUIRE((collect_untrusted(file.header, file.bytes, process_persist(), result) ==
-                   Error::kNone));
+    BOOST_REQUIRE(
+        (collect_untrusted(file.header, file.bytes, process_persist(), result) == Error::kNone));
     BOOST_TEST(result.kept_blocks == 1500u);
     BOOST_TEST(result.reachable_blocks == 1500u);
     std::string once = metadata_of(file);
-    BOOST_REQUIRE((collect_untrusted(file.header, file.bytes, process_persist(), result) ==
-                   Error::kNone));
+    BOOST_REQUIRE(
+        (collect_untrusted(file.header, file.bytes, process_persist(), result) == Error::kNone));
     BOOST_TEST((once == metadata_of(file)));
     BOOST_TEST(result.freed_blocks == 0u);
   }
@@ -167,7 +169,8 @@ BOOST_FIXTURE_TEST_CASE(after_power_loss_what_the_roots_lead_to_is_kept_and_noth
   BOOST_TEST(life.arena().usage().live_blocks == 1500u);
 }
 
-// Remembers what a cut at the n-th flush or drain would leave: the stores before it, not the others.
+// Remembers what a cut at the n-th flush or drain would leave: the stores before it, not the
+// others.
 class CutPersist final : public Persist {
  public:
   CutPersist(const MappedFile& file, uint64_t cut_at) : file_(file), cut_at_(cut_at) {}
@@ -217,8 +220,8 @@ BOOST_FIXTURE_TEST_CASE(a_rewrite_that_is_cut_is_finished_by_the_next, Fixture) 
     BOOST_REQUIRE((collect_untrusted(file.header, file.bytes, cut, result) == Error::kNone));
     BOOST_TEST((cut.left != expected || at + 2 >= all.steps));
     std::memcpy(metadata, cut.left.data(), cut.left.size());
-    BOOST_REQUIRE((collect_untrusted(file.header, file.bytes, process_persist(), result) ==
-                   Error::kNone));
+    BOOST_REQUIRE(
+        (collect_untrusted(file.header, file.bytes, process_persist(), result) == Error::kNone));
     BOOST_REQUIRE((metadata_of(file) == expected));
   }
 }

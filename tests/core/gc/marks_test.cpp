@@ -28,9 +28,7 @@ struct Fixture {
     GcImage gc{&image.header, static_cast<const char*>(bytes), trusts_states, is_raw};
     BOOST_REQUIRE(marks.open(gc) == Error::kNone);
   }
-  bool finds(uint64_t offset) {
-    return marks.find(offset, found) && Marks::is_block(found);
-  }
+  bool finds(uint64_t offset) { return marks.find(offset, found) && Marks::is_block(found); }
 
   test::Scratch scratch;
   test::ArenaImage image{scratch.file("a.arena")};
@@ -102,7 +100,8 @@ BOOST_FIXTURE_TEST_CASE(postponed_blocks_come_back_once, Fixture) {
   image.superblock(test::ArenaImage::kCoarseFrames, size_class_of(48), 3);
   look(false);
   BOOST_TEST(!marks.has_postponed());
-  for (uint64_t offset : {uint64_t{64}, uint64_t{640}, test::ArenaImage::kCoarseFrames * kFrameBytes}) {
+  for (uint64_t offset :
+       {uint64_t{64}, uint64_t{640}, test::ArenaImage::kCoarseFrames * kFrameBytes}) {
     BOOST_REQUIRE(finds(offset));
     BOOST_TEST(marks.mark(found.bit, false));
     BOOST_TEST(!marks.mark(found.bit, true));

@@ -8,8 +8,8 @@
 #include <set>
 
 #include "core/gc/collector.hpp"
-#include "core/tx/log.hpp"
 #include "core/recovery/view.hpp"
+#include "core/tx/log.hpp"
 #include "tests/core/support/scratch.hpp"
 
 namespace btd::test {
@@ -70,8 +70,7 @@ struct MappedFile {
     view.close();
     int file = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
     BOOST_REQUIRE(file >= 0);
-    void* memory =
-        ::mmap(nullptr, header.file_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    void* memory = ::mmap(nullptr, header.file_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     ::close(file);
     BOOST_REQUIRE(memory != MAP_FAILED);
     bytes = static_cast<char*>(memory);
