@@ -12,7 +12,7 @@
 // reference.  So the lock goes away with the process, however it dies.
 //
 // Thread safety: the caller holds the arena's extent lock, except for address(), which is constant
-// after open.
+// after open, and for allocate() and allocate_resident() of a range that is nobody else's.
 #pragma once
 
 #include <sys/types.h>
@@ -33,6 +33,9 @@ enum class Backend : uint8_t {
 
 // The size of a DAX character device, from sysfs (fstat tells none); 0: it is something else.
 uint64_t dax_device_bytes(dev_t device);
+
+// What an open regular file or DAX device is.
+Backend backend_of(int descriptor);
 
 class Mapping {
  public:
@@ -70,6 +73,9 @@ class Mapping {
   // Returns the space to the file system; the range stays mapped and reads as zeros.  False: the
   // file system cannot.
   bool give_back(uint64_t offset, size_t size_bytes);
+
+  // The file and its name in its directory, over power loss.  ERRORS: kIo.  REQUIRES: open.
+  Error make_name_durable();
 
   void unmap();
   // Once the arena is open the mapping is all that is needed.
