@@ -88,11 +88,24 @@ class StateWriter {
   uintptr_t line_ = 0;  // changed, not flushed yet
 };
 
+bool has_roots(const ArenaHeader& header, const char* file) {
+  auto* roots = reinterpret_cast<const Root*>(file + header.root_table_offset);
+  for (uint32_t index = 0; index < header.roots_grown; index++) {
+    if (roots[index].value != 0) return true;
+  }
+  return false;
+}
+
 class Rewriter {
  public:
   Rewriter(const Marks& marks, const ArenaHeader& header, char* file, Persist& persist,
-           GcResult& result)
-      : marks_(marks), header_(header), file_(file), writer_(persist), result_(result) {}
+           bool has_roots, GcResult& result)
+      : marks_(marks),
+        header_(header),
+        file_(file),
+        writer_(persist),
+        has_roots_(has_roots),
+        result_(result) {}
 
   void run() {
     marks_.for_each_extent([this](uint64_t frame, Descriptor descriptor) {
@@ -136,9 +149,9 @@ class Rewriter {
     uint64_t offset = frame << kFrameShift;
     for (uint32_t slot = 0; slot < info.slot_count; slot++, offset += info.slot_bytes) {
       uint8_t* state = states + uint64_t{slot} * info.granules;
-      bool is_reached = marks_.is_reached(offset);
-      count_block(is_reached, *state != kStateFree, info.slot_bytes);
-      writer_.store(state, is_reached ? kStateKept : kStateFree);
+      bool is_kept = has_roots_ ? marks_.is_reached(offset) : is_live(*state);
+      count_block(is_kept, *state != kStateFree, info.slot_bytes);
+      if (has_roots_ || !is_kept) writer_.store(state, is_kept ? kStateKept : kStateFree);
       writer_.clear(state + 1, info.granules - 1);
     }
     uint64_t used = uint64_t{info.slot_count} * info.granules;
@@ -147,15 +160,17 @@ class Rewriter {
 
   void rewrite_large(uint64_t frame) {
     auto* header = reinterpret_cast<FrameHeader*>(file_ + header_.frame_header_offset) + frame;
-    bool is_reached = marks_.is_reached(frame << kFrameShift);
-    count_block(is_reached, header->state != 0,
+    bool is_kept = has_roots_ ? marks_.is_reached(frame << kFrameShift)
+                              : is_live(tag_of_large_state(header->state));
+    count_block(is_kept, header->state != 0,
                 uint64_t{header->descriptor.frame_count} * kFrameBytes -
                     uint64_t{header->descriptor.detail} * header_.page_bytes);
-    writer_.store(&header->state, is_reached ? large_state(kStateKept) : uint16_t{0});
+    if (has_roots_ || !is_kept)
+      writer_.store(&header->state, is_kept ? large_state(kStateKept) : uint16_t{0});
   }
 
-  void count_block(bool is_reached, bool was_live, uint64_t size_bytes) {
-    if (is_reached) {
+  void count_block(bool is_kept, bool was_live, uint64_t size_bytes) {
+    if (is_kept) {
       result_.kept_blocks++;
       result_.kept_bytes += size_bytes;
     } else if (was_live) {
@@ -168,6 +183,7 @@ class Rewriter {
   const ArenaHeader& header_;
   char* file_;
   StateWriter writer_;
+  bool has_roots_;
   GcResult& result_;
   uint64_t done_ = 0;  // frames before it are
 };
@@ -201,20 +217,13 @@ Error collect(Arena& arena, const GcRequest& request, GcResult& result) {
   return Error::kNone;
 }
 
-bool collect_under_pressure(Arena& arena) {
-  GcRequest request;
-  request.threads = 1;
-  GcResult result{};
-  return collect(arena, request, result) == Error::kNone && result.freed_blocks > 0;
-}
-
 Error collect_untrusted(const ArenaHeader& header, char* file, Persist& persist, GcResult& result) {
   GcImage image{&header, file};
   image.trusts_states = false;
   MarkedImage marked;
   if (Error error = marked.run(image, MarkRequest{}, result); error != Error::kNone) return error;
   uint64_t start = now_ns();
-  Rewriter(marked.marks, header, file, persist, result).run();
+  Rewriter(marked.marks, header, file, persist, has_roots(header, file), result).run();
   result.sweep_ns = now_ns() - start;
   return Error::kNone;
 }

@@ -40,16 +40,12 @@ struct GcRequest {
 // ERRORS: kNoMemory: no DRAM for the marks; nothing was changed.
 [[nodiscard]] Error collect(Arena& arena, const GcRequest& request, GcResult& result);
 
-// What Arena::collect_callback may be: with the calling thread alone, for it runs inside a malloc.
-// True: something was freed.
-bool collect_under_pressure(Arena& arena);
-
-// Recovery after power loss in `lazy`: rewrites the state of everything below the grown marks. What
-// the roots lead to is kept, whatever its state said; all other states, those of free frames and
-// those between slots too, become free.  Large extents left with state 0 are recovery's to give
-// back.  All is durable on return.
-// REQUIRES: lanes were replayed, frame headers validated; `file` is writable and no other thread
-// uses it.
+// Recovery after power loss, when not every free and malloc was made durable: rewrites the state of
+// everything below the grown marks.  What the roots lead to is kept, whatever its state said; all
+// other states, those of free frames and those between slots too, become free.  An arena without
+// roots is a program's that knows nothing of us: what its states call live stays, for salvage.
+// Large extents left with state 0 are recovery's to give back.  All is durable on return. REQUIRES:
+// lanes were replayed, frame headers validated; `file` is writable and no other thread uses it.
 // What a crash leaves: some states rewritten; the marks do not depend on states, so the same call
 // again ends the same way.
 // ERRORS: kNoMemory: nothing was changed.

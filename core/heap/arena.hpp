@@ -224,10 +224,6 @@ class Arena {
   // Of the blocks of earlier epochs keeps those that are reached, and frees the others.
   Swept sweep(IsReached is_reached, const void* context);
 
-  // Set by the opener: frees what no root leads to; true: something was freed.  With roots set
-  // survivors are given up in no other way.
-  bool (*collect_callback)(Arena&) = nullptr;
-
   // --- Fork (core/heap/snapshot.cpp)
   // ---------------------------------------------------------------------------------------
 

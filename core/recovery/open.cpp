@@ -7,6 +7,7 @@
 #include <new>
 
 #include "core/base/sys.hpp"
+#include "core/gc/collector.hpp"
 #include "core/persist/durability.hpp"
 #include "core/persist/layout.hpp"
 #include "core/recovery/view.hpp"
@@ -246,6 +247,32 @@ Error adopt_frames(FrameHeader* headers, Arena& arena) {
   return Error::kNone;
 }
 
+// After the death of the machine states are only as good as the durability they were stored with.
+// The same boot id means that every store is there, whoever made it.
+Error distrust_states(Arena& arena, Line& why, const char* path) {
+  const ArenaHeader& header = arena.header();
+  uint8_t boot_id[sizeof(header.boot_id)];
+  boot_id_of_machine(boot_id);
+  if (header.state != static_cast<uint32_t>(ArenaState::kOpen) ||
+      header.durability == static_cast<uint32_t>(Durability::kStrict) ||
+      std::memcmp(header.boot_id, boot_id, sizeof(boot_id)) == 0)
+    return Error::kNone;
+  GcResult result{};
+  Error error = collect_untrusted(header, arena.mapping().address(), arena.persist(), result);
+  if (error != Error::kNone) return refuse_mapping(why, path, error);
+  Line()
+      .text(path)
+      .text(": the machine died; ")
+      .number(result.kept_blocks)
+      .text(" blocks (")
+      .size(result.kept_bytes)
+      .text(") were kept, ")
+      .number(result.freed_blocks)
+      .text(" that no root leads to are free")
+      .write(LogLevel::kInfo);
+  return Error::kNone;
+}
+
 Error recover(const OpenRequest& request, const Mapping& mapping, Arena& arena, Line& why) {
   if (Error error = ArenaView::open(request.path, view); error != Error::kNone) {
     return refuse(
@@ -294,6 +321,7 @@ Error recover(const OpenRequest& request, const Mapping& mapping, Arena& arena, 
         .text(" undone")
         .write(LogLevel::kInfo);
   }
+  if (Error error = distrust_states(arena, why, request.path); error != Error::kNone) return error;
   if (Error error = adopt_frames(headers, arena); error != Error::kNone) {
     return refuse_mapping(why, request.path, error);
   }

@@ -19,6 +19,7 @@
 #include <chrono>
 #include <functional>
 
+#include "core/tx/roots.hpp"
 #include "tests/core/support/scratch.hpp"
 
 namespace btd {
@@ -596,7 +597,7 @@ BOOST_FIXTURE_TEST_CASE(blocks_of_every_level_survive_the_process_and_any_next_l
   Durability levels[] = {Durability::kProcess, Durability::kStrict, Durability::kLazy};
   std::vector<std::pair<char*, size_t>> blocks;
   for (int round = 0; round < 6; round++) {
-    Life life(path, kCapacity, OnRestart::kKeep, levels[round % 3]);
+    test::Life life(path, kCapacity, OnRestart::kKeep, levels[round % 3]);
     BOOST_REQUIRE(life.is_open());
     for (size_t i = 0; i < blocks.size(); i++) {
       BOOST_TEST((life.arena().look_up(blocks[i].first) == Verdict::kGood));
@@ -609,6 +610,88 @@ BOOST_FIXTURE_TEST_CASE(blocks_of_every_level_survive_the_process_and_any_next_l
       blocks.push_back({block, size_bytes});
     }
   }
+}
+
+// The machine of the last life is another one than this: its header says so.
+void make_machine_die(const std::string& path, Durability durability) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  ArenaHeader header;
+  file.read(reinterpret_cast<char*>(&header), sizeof(header));
+  header.boot_id[0] ^= 1;
+  header.durability = static_cast<uint32_t>(durability);
+  header.checksum = checksum_of(header);
+  for (size_t copy = 0; copy < 2; copy++) {
+    file.seekp(static_cast<std::streamoff>(copy * kArenaHeaderBytes));
+    file.write(reinterpret_cast<const char*>(&header), sizeof(header));
+  }
+  BOOST_REQUIRE(file.flush().good());
+}
+
+// What the states say is of no use: some are lost, some are left from blocks freed long ago, also
+// where no slot is.
+BOOST_AUTO_TEST_CASE(machine_death_collects_what_roots_lead_to_unless_strict) {
+  for (Durability durability : {Durability::kProcess, Durability::kLazy, Durability::kStrict}) {
+    test::Scratch scratch;
+    std::string path = scratch.file("arena");
+    char *head, *next, *lost, *large;
+    {
+      test::Life life(path);
+      BOOST_REQUIRE(life.is_open());
+      head = life.allocate(64);
+      next = life.allocate(1000);
+      lost = life.allocate(64);
+      large = life.allocate(100000);
+      std::memset(head, 0, 64);
+      std::memset(next, 0, 1000);
+      std::memset(large, 0, 100000);
+      reinterpret_cast<char**>(head)[3] = next + 500;
+      reinterpret_cast<char**>(next)[0] = large;
+      Roots roots;
+      roots.open(life.arena());
+      BOOST_REQUIRE(roots.set("list", head, nullptr) == Error::kNone);
+      if (durability != Durability::kStrict) {
+        Reservation state{};
+        BOOST_REQUIRE(life.arena().prepare_free(next, state) == Verdict::kGood);
+        *static_cast<uint8_t*>(state.state) = kStateFree;
+        BOOST_REQUIRE(life.arena().prepare_free(large, state) == Verdict::kGood);
+        *static_cast<uint16_t*>(state.state) = 0;
+        auto* states = reinterpret_cast<uint8_t*>(
+            life.arena().mapping().address(life.arena().header().coarse_state_offset));
+        uint64_t frames = life.arena().header().coarse_frames_grown;
+        std::memset(states + (frames - 1) * kCoarseStatesPerFrame, 7, kCoarseStatesPerFrame);
+      }
+      life.end();
+    }
+    make_machine_die(path, durability);
+    test::Life life(path);
+    BOOST_REQUIRE(life.is_open());
+    for (char* block : {head, next, large})
+      BOOST_TEST(life.arena().look_up(block) == Verdict::kGood);
+    bool is_exact = durability == Durability::kStrict;
+    BOOST_TEST(life.arena().look_up(lost) == (is_exact ? Verdict::kGood : Verdict::kNotLive));
+    BOOST_TEST(life.arena().usage().live_blocks == (is_exact ? 4u : 3u));
+    // Every slot that is handed out is free, whatever its state said before.
+    for (int i = 0; i < 20000; i++) {
+      char* block = life.allocate(64);
+      BOOST_REQUIRE(block != nullptr);
+      BOOST_REQUIRE(block != head);
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(machine_death_leaves_survivors_where_there_are_no_roots) {
+  test::Scratch scratch;
+  std::string path = scratch.file("arena");
+  char* block;
+  {
+    test::Life life(path);
+    block = life.allocate(64);
+    life.end();
+  }
+  make_machine_die(path, Durability::kProcess);
+  test::Life life(path);
+  BOOST_REQUIRE(life.is_open());
+  BOOST_TEST(life.arena().look_up(block) == Verdict::kGood);
 }
 
 }  // namespace
