@@ -11,6 +11,7 @@
 #include "core/api/uri.hpp"
 #include "core/base/sys.hpp"
 #include "core/recovery/open.hpp"
+#include "preload/paranoid.hpp"
 #include "preload/runtime.hpp"
 
 namespace btd::preload {
@@ -23,7 +24,7 @@ namespace {
 struct OpenCluster {
   Cluster cluster;  // first: its address is the handle
   Arena arena;
-  Lock late_lock;            // guards late_heap
+  Lock late_lock;             // guards late_heap
   Heap* late_heap = nullptr;  // for threads that have no heap of their own any more
   OnExit on_exit = OnExit::kKeep;
 };
@@ -33,7 +34,10 @@ struct OpenCluster {
 constinit std::atomic<OpenCluster*> places[kClustersMax];
 // Counts the clusters that had the place: tells a thread that the heap it keeps for it is gone.
 constinit std::atomic<uint32_t> generations[kClustersMax];
-constinit std::atomic<bool> is_child{false};  // the places are those of the parent
+// In a forked child: those of its parents.  More than these are forgotten, and their blocks never
+// freed.
+constinit OpenCluster* inherited[kClustersMax];
+constinit uint32_t inherited_count;
 
 pthread_key_t thread_key;
 bool has_thread_key;
@@ -49,8 +53,8 @@ thread_local constinit ThreadHeaps mine [[gnu::tls_model("initial-exec")]] = {};
 
 uint32_t place_of(const Cluster* cluster) {
   uint32_t place = 0;
-  while (place < kClustersMax && reinterpret_cast<const Cluster*>(places[place].load(
-                                     std::memory_order_acquire)) != cluster) {
+  while (place < kClustersMax && reinterpret_cast<const Cluster*>(
+                                     places[place].load(std::memory_order_acquire)) != cluster) {
     place++;
   }
   return place;
@@ -69,7 +73,6 @@ void end_thread(void* self) {
   if (++mine.exit_rounds < PTHREAD_DESTRUCTOR_ITERATIONS &&
       pthread_setspecific(thread_key, self) == 0)
     return;
-  if (is_child.load(std::memory_order_relaxed)) return;
   end_transaction();
   mine.is_ended = true;
   LockGuard guard(opening_lock());
@@ -170,10 +173,17 @@ Cluster* cluster_at(uint32_t place) {
   return open == nullptr ? nullptr : &open->cluster;
 }
 
+bool is_inherited(const Cluster* cluster) {
+  if (cluster == &process_cluster) return is_inherited();
+  for (uint32_t i = 0; i < inherited_count; i++) {
+    if (&inherited[i]->cluster == cluster) return true;
+  }
+  return false;
+}
+
 bool is_cluster_open(const Cluster* cluster) {
   if (cluster == &process_cluster) return is_arena_open();
-  if (cluster == nullptr || is_child.load(std::memory_order_relaxed)) return false;
-  return place_of(cluster) < kClustersMax;
+  return cluster != nullptr && place_of(cluster) < kClustersMax;
 }
 
 Arena* arena_of(const void* address) {
@@ -182,12 +192,14 @@ Arena* arena_of(const void* address) {
   for_each_open_cluster([&](Cluster& cluster) {
     if (cluster.arena().contains(address)) found = &cluster.arena();
   });
+  for (uint32_t i = 0; i < inherited_count && found == nullptr; i++) {
+    if (inherited[i]->arena.contains(address)) found = &inherited[i]->arena;
+  }
   return found;
 }
 
 Cluster* cluster_of(const void* address) {
   if (is_arena_open() && is_ours(address)) return &process_cluster;
-  if (is_child.load(std::memory_order_relaxed)) return nullptr;
   Cluster* found = nullptr;
   for_each_open_cluster([&](Cluster& cluster) {
     if (cluster.arena().contains(address)) found = &cluster;
@@ -197,8 +209,7 @@ Cluster* cluster_of(const void* address) {
 
 bool is_persistent(uintptr_t address) {
   auto holds = [address](Arena& one) {
-    return address - reinterpret_cast<uintptr_t>(one.mapping().address()) <
-           one.header().file_bytes;
+    return address - reinterpret_cast<uintptr_t>(one.mapping().address()) < one.header().file_bytes;
   };
   bool is_found = is_arena_open() && holds(arena);
   for_each_open_cluster([&](Cluster& cluster) { is_found = is_found || holds(cluster.arena()); });
@@ -238,7 +249,7 @@ void clusters_at_start() { has_thread_key = pthread_key_create(&thread_key, end_
 void clusters_before_fork() {
   for (auto& place : places) {
     OpenCluster* open = place.load(std::memory_order_relaxed);
-    if (open == nullptr || is_child.load(std::memory_order_relaxed)) continue;
+    if (open == nullptr) continue;
     open->late_lock.lock();
     if (config.fork == ForkMode::kSnapshot) open->arena.fork_prepare();
   }
@@ -247,27 +258,28 @@ void clusters_before_fork() {
 void clusters_after_fork_in_parent() {
   for (auto& place : places) {
     OpenCluster* open = place.load(std::memory_order_relaxed);
-    if (open == nullptr || is_child.load(std::memory_order_relaxed)) continue;
+    if (open == nullptr) continue;
     if (config.fork == ForkMode::kSnapshot) open->arena.fork_parent();
     open->late_lock.unlock();
   }
 }
 
 void clusters_after_fork_in_child() {
-  if (is_child.exchange(true, std::memory_order_relaxed)) return;
   current = {};
-  for (auto& place : places) {
-    OpenCluster* open = place.load(std::memory_order_relaxed);
+  paranoid_after_fork_in_child();
+  for (uint32_t place = 0; place < kClustersMax; place++) {
+    OpenCluster* open = places[place].load(std::memory_order_relaxed);
     if (open == nullptr) continue;
-    open->late_lock.reset();
+    places[place].store(nullptr, std::memory_order_relaxed);
+    generations[place].fetch_add(1, std::memory_order_relaxed);
     open->arena.fork_child();
     open->cluster.reset_after_fork();
+    if (inherited_count < kClustersMax) inherited[inherited_count++] = open;
   }
 }
 
 // The memory stays mapped: other threads use it to the last instruction.
 void clusters_at_exit(int status) {
-  if (is_child.load(std::memory_order_relaxed)) return;
   LockGuard guard(opening_lock());
   for (auto& place : places) {
     OpenCluster* open = place.load(std::memory_order_relaxed);

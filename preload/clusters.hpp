@@ -1,9 +1,9 @@
 // The clusters of the process, and each thread's way to them: a cache in each, and the transaction
 // that it has open.
 //
-// The process cluster (preload/runtime.hpp) is there as long as its arena is.  Others are opened and
-// closed by the program, at most 16 at a time; they lie in mappings of their own and are found by
-// their handle or by an address in their arena.
+// The process cluster (preload/runtime.hpp) is there as long as its arena is.  Others are opened
+// and closed by the program, at most 16 at a time; they lie in mappings of their own and are found
+// by their handle or by an address in their arena.
 #pragma once
 
 #include <cstddef>
@@ -31,8 +31,12 @@ extern thread_local constinit ThreadTransaction current [[gnu::tls_model("initia
 
 // ERRORS: as open_arena() and parse_uri(); kBusy: all places are taken; `why` says it in words.
 Cluster* open_cluster(const char* uri, Error& error, Line& why);
-// ERRORS: kInvalid: it is not one that open_cluster() gave; kBusy: the thread's transaction is open.
+// ERRORS: kInvalid: it is not one that open_cluster() gave; kBusy: the thread's transaction is
+// open.
 Error close_cluster(Cluster* cluster);
+
+// A forked child has it from its parent, and cannot use it.
+bool is_inherited(const Cluster* cluster);
 
 // The cluster is open, for this process.
 bool is_cluster_open(const Cluster* cluster);

@@ -208,7 +208,8 @@ void read_program_name(const char* argument) {
   path[length < 0 ? 0 : length] = '\0';
   const char* from = length > 0 ? path : argument != nullptr ? argument : "unknown";
   if (const char* slash = std::strrchr(from, '/')) from = slash + 1;
-  // The array is zero, so the name is terminated.  NOLINTNEXTLINE(bugprone-not-null-terminated-result)
+  // The array is zero, so the name is terminated.
+  // NOLINTNEXTLINE(bugprone-not-null-terminated-result)
   std::memcpy(program, from, min(std::strlen(from), sizeof(program) - 1));
 }
 

@@ -65,8 +65,8 @@ bool is_inherited();
 // True: the arena is open; it was opened if it was ready.
 bool open_process_arena();
 
-// Calls work(context, cache) with this thread's cache of the process arena, or with one that threads
-// share, under its lock.  REQUIRES: the arena is open.
+// Calls work(context, cache) with this thread's cache of the process arena, or with one that
+// threads share, under its lock.  REQUIRES: the arena is open.
 void with_process_cache(void (*work)(void* context, ThreadCache& cache), void* context);
 
 Lock& opening_lock();  // held while any arena is opened or closed

@@ -1,8 +1,6 @@
 /* What bartender.h does in a program: call the library if it is there, else do without it.
  *
- * The library's functions are weak symbols: NULL when it is neither linked nor preloaded.  (An
- * executable built with -no-pie finds them only when it is linked with -lbartender: its linker would
- * settle a weak symbol that nobody defines at once.)  Without the library a block is malloc()'s, a
+ * The library's functions are weak symbols: NULL when it is neither linked nor preloaded.  Without the library a block is malloc()'s, a
  * root is an element of one list of the process, and a transaction only counts: commits succeed,
  * an abort undoes nothing and says so, -1 with ENOTSUP.
  *

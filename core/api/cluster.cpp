@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/persist/layout.hpp"
+#include "core/tx/log.hpp"
 
 namespace btd {
 namespace {
@@ -38,16 +39,14 @@ void Cluster::close() {
 
 void Cluster::reset_after_fork() {
   roots_.lock().reset();
-  transactions_.reset_after_fork();
+  transactions_.reset();
   reservations_.reset_after_fork();
   making_.reset();
 }
 
 bool Cluster::contains(const void* address, size_t size_bytes) const {
-  if (!arena_->contains(address)) return false;
-  uint64_t left = arena_->geometry().coarse_base + arena_->data_bytes() -
-                  reinterpret_cast<uintptr_t>(address);
-  return size_bytes <= left;
+  return arena_->contains(address) &&
+         is_in_data(arena_->header(), arena_->offset_of(address), size_bytes);
 }
 
 // --- Bytes
@@ -157,11 +156,11 @@ Error Cluster::free_from(const Change& change, void** where) {
   if (block == nullptr) return Error::kNone;
   if (change.is_of_program) {
     Error error = change.transaction.add(where, sizeof(*where));
-    if (error == Error::kNone) error = change.transaction.free(change.cache, block);
+    if (error == Error::kNone) error = change.transaction.free(block);
     if (error == Error::kNone) *where = nullptr;
     return error;
   }
-  Error error = change.transaction.free(change.cache, block);
+  Error error = change.transaction.free(block);
   return error != Error::kNone ? error : set_word(change, where, nullptr);
 }
 

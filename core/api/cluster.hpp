@@ -14,7 +14,6 @@
 #include "core/api/reservations.hpp"
 #include "core/base/lock.hpp"
 #include "core/base/result.hpp"
-#include "core/gc/collector.hpp"
 #include "core/heap/arena.hpp"
 #include "core/tx/roots.hpp"
 #include "core/tx/transaction.hpp"
@@ -38,10 +37,12 @@ class Cluster {
   Arena& arena() const { return *arena_; }
   Roots& roots() { return roots_; }
   Transactions& transactions() { return transactions_; }
+  // All of the range is in frames that blocks have been in.
   bool contains(const void* address, size_t size_bytes) const;
 
   // Copies `source`, or fills with `byte` when it is nullptr.
-  // ERRORS: of Transaction::add() and write(); some bytes may be written then, which an abort undoes.
+  // ERRORS: of Transaction::add() and write(); some bytes may be written then, which an abort
+  // undoes.
   Error fill(const Change& change, void* target, const void* source, int byte, size_t size_bytes);
   // The same without a transaction, by one store.  False: it cannot be one.
   bool fill_by_one_store(void* target, const void* source, int byte, size_t size_bytes);
@@ -54,8 +55,8 @@ class Cluster {
 
   // A block that is taken until activate() or cancel().  nullptr: the arena is full, or no DRAM.
   void* reserve(ThreadCache& cache, size_t size_bytes);
-  // ERRORS: kInvalid: it is not reserved, or a link is outside: nothing was done.  Others: the block
-  // is free.
+  // ERRORS: kInvalid: it is not reserved, or a link is outside: nothing was done.  Others: the
+  // block is free.
   struct Link {
     void** where;  // nullptr: none
     void* value;

@@ -11,8 +11,8 @@
 namespace btd {
 namespace {
 
-constexpr uintptr_t kLowest = 0x10000;                   // nothing is ever mapped below
-constexpr uintptr_t kHighest = uintptr_t{1} << 47;       // of user addresses
+constexpr uintptr_t kLowest = 0x10000;              // nothing is ever mapped below
+constexpr uintptr_t kHighest = uintptr_t{1} << 47;  // of user addresses
 constexpr uint32_t kFirstCapacity = 512;
 constexpr size_t kLineMax = 4400;  // a path of 4,096 characters, and the numbers before it
 

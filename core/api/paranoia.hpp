@@ -1,10 +1,10 @@
 // Pointers that will dangle: words in the arena that point to memory which ends with the process.
 //
-// Such a word is a bug that shows only after the restart (Coburn et al., NV-Heaps, ASPLOS 2011, make
-// it impossible by types; a C program can only be watched).  Any word that is an address in a mapping
-// of this process that is no arena's is one: stack, heap, or a module (vtables, functions, static
-// variables, which lie elsewhere when it is loaded again).  A number that looks like an address is
-// reported too, which is rare: mappings are a speck in 2^47.
+// Such a word is a bug that shows only after the restart (Coburn et al., NV-Heaps, ASPLOS 2011,
+// make it impossible by types; a C program can only be watched).  Any word that is an address in a
+// mapping of this process that is no arena's is one: stack, heap, or a module (vtables, functions,
+// static variables, which lie elsewhere when it is loaded again).  A number that looks like an
+// address is reported too, which is rare: mappings are a speck in 2^47.
 //
 // Thread safety: all functions may run concurrently.
 #pragma once

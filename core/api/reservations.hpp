@@ -1,8 +1,8 @@
 // Blocks that the program reserved and has not activated yet.
 //
 // On media such a block is free, and only its address comes back from the program: so where its
-// state is, and that it was reserved at all, is kept here, in DRAM.  After a crash the table is gone
-// and the blocks are free, which is what they are on media.
+// state is, and that it was reserved at all, is kept here, in DRAM.  After a crash the table is
+// gone and the blocks are free, which is what they are on media.
 //
 // A hash table with open addressing (linear probing, no tombstones: Knuth, TAOCP 3, section 6.4,
 // algorithm R), never more than half full.
