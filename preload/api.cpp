@@ -291,7 +291,7 @@ btd_cluster* btd_cluster_open(const char* uri) {
   Line why;
   if (Cluster* cluster = open_cluster(uri, error, why)) return handle_of(cluster);
   why.write(LogLevel::kError);
-  errno = error_number_of(error);
+  errno = error == Error::kBusy && are_places_taken() ? EMFILE : error_number_of(error);
   return nullptr;
 }
 

@@ -116,6 +116,8 @@ OpenCluster* map_cluster() {
 
 // --- Open and close
 
+bool are_places_taken() { return place_of(nullptr) == kClustersMax; }
+
 Cluster* open_cluster(const char* uri, Error& error, Line& why) {
   ClusterUri parsed;
   error = parse_uri(uri, config, parsed, why);
@@ -152,9 +154,10 @@ Cluster* open_cluster(const char* uri, Error& error, Line& why) {
 }
 
 Error close_cluster(Cluster* cluster) {
+  if (cluster == nullptr) return Error::kInvalid;
   if (current.cluster == cluster) return Error::kBusy;
   LockGuard guard(opening_lock());
-  uint32_t place = cluster == nullptr ? kClustersMax : place_of(cluster);
+  uint32_t place = place_of(cluster);
   if (place == kClustersMax) return Error::kInvalid;
   OpenCluster* open = places[place].load(std::memory_order_relaxed);
   places[place].store(nullptr, std::memory_order_relaxed);

@@ -29,6 +29,7 @@ extern thread_local constinit ThreadTransaction current [[gnu::tls_model("initia
 
 #pragma GCC visibility pop
 
+bool are_places_taken();
 // ERRORS: as open_arena() and parse_uri(); kBusy: all places are taken; `why` says it in words.
 Cluster* open_cluster(const char* uri, Error& error, Line& why);
 // ERRORS: kInvalid: it is not one that open_cluster() gave; kBusy: the thread's transaction is
