@@ -10,6 +10,7 @@
 
 #include "core/api/uri.hpp"
 #include "core/base/sys.hpp"
+#include "core/persist/durability.hpp"
 #include "core/recovery/open.hpp"
 #include "preload/paranoid.hpp"
 #include "preload/runtime.hpp"
@@ -122,6 +123,7 @@ Cluster* open_cluster(const char* uri, Error& error, Line& why) {
   ClusterUri parsed;
   error = parse_uri(uri, config, parsed, why);
   if (error != Error::kNone) return nullptr;
+  prepare_persist(parsed.config.durability);
   LockGuard guard(opening_lock());
   uint32_t place = place_of(nullptr);
   if (place == kClustersMax) {

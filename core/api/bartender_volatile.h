@@ -1,6 +1,8 @@
 /* What bartender.h does in a program: call the library if it is there, else do without it.
  *
- * The library's functions are weak symbols: NULL when it is neither linked nor preloaded.  Without the library a block is malloc()'s, a
+ * The library's functions are weak symbols: NULL when it is neither linked nor preloaded.  (Code
+ * compiled with -fno-pie finds them only when the program is linked with -lbartender: its linker
+ * settles them for good.)  Without the library a block is malloc()'s, a
  * root is an element of one list of the process, and a transaction only counts: commits succeed,
  * an abort undoes nothing and says so, -1 with ENOTSUP.
  *

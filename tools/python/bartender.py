@@ -12,7 +12,7 @@ The memory of an array is in the arena, a file mapped into the process; a store 
 the process as soon as it is made, also when that is killed.  Against power loss see
 BARTENDER_DURABILITY, and `a.persist(x)`.
 
-The library is found where it was preloaded, in $BARTENDER_LIBRARY, beside an installed copy of this
+The library is found where it was preloaded, in $LIBBARTENDER, beside an installed copy of this
 module, or by the loader's own search.
 """
 
@@ -36,7 +36,7 @@ class BartenderError(OSError):
 
 
 def _find_library():
-    given = os.environ.get('BARTENDER_LIBRARY')
+    given = os.environ.get('LIBBARTENDER')
     here = os.path.dirname(os.path.abspath(__file__))
     names = [given] if given else [
         None,  # preloaded
@@ -49,7 +49,7 @@ def _find_library():
         except (OSError, AttributeError):
             continue
         return library
-    raise ImportError('libbartender.so was not found; preload it, or set BARTENDER_LIBRARY to its path')
+    raise ImportError('libbartender.so was not found; preload it, or set LIBBARTENDER to its path')
 
 
 def _declare(library):
@@ -69,6 +69,7 @@ def _declare(library):
             ('btd_tx_calloc', pointer, [size, size]),
             ('btd_tx_free', number, [pointer]),
             ('btd_tx_commit', number, []),
+            ('btd_tx_depth', ctypes.c_uint, []),
             ('btd_tx_abort', number, [])):
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
@@ -283,9 +284,9 @@ def _root(cluster, key):
 
 
 def _is_array(head):
-    _call('btd_usable_size', head, what='')
-    return (_library.btd_usable_size(head) >= _HEAD.size
-            and ctypes.c_uint64.from_address(head).value == _MAGIC)
+    # A block of an open transaction is not live yet.
+    is_whole = _library.btd_usable_size(head) >= _HEAD.size or _library.btd_tx_depth() > 0
+    return is_whole and head % 8 == 0 and ctypes.c_uint64.from_address(head).value == _MAGIC
 
 
 def _parse(head, name):
