@@ -10,6 +10,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 
 namespace {
 
@@ -55,11 +56,13 @@ int main() {
     raise(SIGKILL);
   }
   bool is_first_right = is_right(4711, cache->at(4711));
-  double restart_s = seconds_since(start);
+  // All CPU time of the process: its start, its libraries, and the recovery of the arena.
+  double restart_s = static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
   long right = is_first_right ? 0 : -1;
   for (const auto& [key, value] : *cache) right += is_right(key, value);
   std::printf(
-      "first answer after %.3f ms, instead of loading for %.0f ms; %ld of %d entries right\n",
+      "first answer %.1f ms after the start, instead of loading for %.0f ms; %ld of %d entries "
+      "right\n",
       restart_s * 1e3, load_s * 1e3, right, kEntries);
   return right == kEntries ? 0 : 1;
 }
