@@ -596,12 +596,29 @@ int btd_gc(btd_cluster* handle, btd_gc_result* result) {
   if (cluster == nullptr) return -1;
   if (is_in_transaction(*cluster)) return fail(EBUSY);
   GcResult found{};
-  Error error = collect(cluster->arena(), 0, found);
+  GcRequest request;
+  request.tracers = &cluster->tracers();
+  Error error = collect(cluster->arena(), request, found);
   if (result != nullptr) {
     *result = {found.reachable_blocks, found.reachable_bytes, found.freed_blocks,
                found.freed_bytes,      found.mark_ns,         found.sweep_ns};
   }
   return result_of(error);
+}
+
+// The program's tracers are the collector's under other names.
+static_assert(sizeof(btd_gc_tracer) == sizeof(GcTracer));
+
+int btd_gc_trace(btd_cluster* handle, const char* root, const btd_gc_tracer* tracer) {
+  Cluster* cluster = usable(handle);
+  if (cluster == nullptr || !is_name_good(root)) return -1;
+  GcTracer inside{};
+  if (tracer != nullptr) std::memcpy(&inside, tracer, sizeof(inside));
+  return result_of(cluster->tracers().set(root, inside));
+}
+
+void btd_gc_visit(btd_gc_visitor* visitor, const void* pointer, const btd_gc_tracer* tracer) {
+  reinterpret_cast<GcVisitor*>(visitor)->visit(pointer, reinterpret_cast<const GcTracer*>(tracer));
 }
 
 int btd_statistics(btd_cluster* handle, struct btd_statistics* statistics) {

@@ -264,6 +264,24 @@ struct btd_gc_result {
  * ERRORS: ENOMEM: no DRAM for the marks; EINVAL. */
 BTD_API int btd_gc(struct btd_cluster *cluster, struct btd_gc_result *result) BTD_NAMED(gc);
 
+/* Tells the collector where the pointers are in what a root leads to, which is otherwise scanned word
+ * by word, and a number that looks like a pointer keeps a block.  trace() calls btd_gc_visit() for each
+ * pointer in the object, with the tracer of what that points to (NULL: scanned).  It runs in any
+ * thread, may be shown more bytes than the object has (`size` is the block's), and neither allocates
+ * nor frees. */
+struct btd_gc_visitor; /* opaque */
+struct btd_gc_tracer {
+  void (*trace)(void *context, const void *object, size_t size, struct btd_gc_visitor *visitor);
+  void *context;
+};
+/* Sets the tracer of a root, which need not be there yet; NULL removes it.  What it points to is
+ * copied, the tracers that it names are not.
+ * ERRORS: EINVAL: an empty name; ENAMETOOLONG; ENOSPC: 128 roots have one. */
+BTD_API int btd_gc_trace(struct btd_cluster *cluster, const char *root,
+                         const struct btd_gc_tracer *tracer) BTD_NAMED(gc_trace);
+BTD_API void btd_gc_visit(struct btd_gc_visitor *visitor, const void *pointer,
+                          const struct btd_gc_tracer *tracer) BTD_NAMED(gc_visit);
+
 struct btd_statistics {
   char path[512];
   uint64_t epoch;          /* how often the arena has been opened */

@@ -65,6 +65,10 @@ BTD_LIBRARY(int, tx_commit, (void));
 BTD_LIBRARY(int, tx_abort, (void));
 BTD_LIBRARY(unsigned, tx_depth, (void));
 BTD_LIBRARY(int, gc, (struct btd_cluster *, struct btd_gc_result *));
+BTD_LIBRARY(int, gc_trace,
+            (struct btd_cluster *, const char *, const struct btd_gc_tracer *));
+BTD_LIBRARY(void, gc_visit,
+            (struct btd_gc_visitor *, const void *, const struct btd_gc_tracer *));
 BTD_LIBRARY(int, statistics, (struct btd_cluster *, struct btd_statistics *));
 #undef BTD_LIBRARY
 
@@ -335,6 +339,14 @@ BTD_API unsigned btd_tx_depth(void) {
 
 BTD_API int btd_gc(struct btd_cluster *cluster, struct btd_gc_result *result) {
   return btd_library_gc ? btd_library_gc(cluster, result) : btd_volatile_error(ENOTSUP);
+}
+BTD_API int btd_gc_trace(struct btd_cluster *cluster, const char *root,
+                         const struct btd_gc_tracer *tracer) {
+  return btd_library_gc_trace ? btd_library_gc_trace(cluster, root, tracer) : 0;
+}
+BTD_API void btd_gc_visit(struct btd_gc_visitor *visitor, const void *pointer,
+                          const struct btd_gc_tracer *tracer) {
+  if (btd_library_gc_visit) btd_library_gc_visit(visitor, pointer, tracer);
 }
 BTD_API int btd_statistics(struct btd_cluster *cluster, struct btd_statistics *statistics) {
   return btd_library_statistics ? btd_library_statistics(cluster, statistics)

@@ -14,6 +14,7 @@
 #include "core/api/reservations.hpp"
 #include "core/base/lock.hpp"
 #include "core/base/result.hpp"
+#include "core/gc/tracers.hpp"
 #include "core/heap/arena.hpp"
 #include "core/tx/roots.hpp"
 #include "core/tx/transaction.hpp"
@@ -37,6 +38,7 @@ class Cluster {
   Arena& arena() const { return *arena_; }
   Roots& roots() { return roots_; }
   Transactions& transactions() { return transactions_; }
+  Tracers& tracers() { return tracers_; }
   // All of the range is in frames that blocks have been in.
   bool contains(const void* address, size_t size_bytes) const;
 
@@ -83,6 +85,7 @@ class Cluster {
   Roots roots_;
   Transactions transactions_;
   Reservations reservations_;
+  Tracers tracers_;
   Lock making_;
 };
 
