@@ -705,6 +705,21 @@ void collector() {
   CHECK(btd_gc(cluster(), &result) == 0);
   CHECK(result.reachable_blocks >= 1 && is_live(kept));
   FAILS(btd_gc(nullptr, nullptr), EINVAL);
+  // A tracer is shown what its root leads to, and what it names after that.
+  kept->next = new_node();
+  static int shown = 0;
+  static btd_gc_tracer tracer = {
+      [](void* context, const void* object, size_t, btd_gc_visitor* visitor) {
+        __atomic_add_fetch(&shown, 1, __ATOMIC_RELAXED);
+        btd_gc_visit(visitor, static_cast<const Node*>(object)->next,
+                     static_cast<btd_gc_tracer*>(context));
+      },
+      &tracer};
+  CHECK(btd_gc_trace(cluster(), "kept", &tracer) == 0);
+  CHECK(btd_gc(cluster(), nullptr) == 0 && shown == 2 && is_live(kept->next));
+  CHECK(btd_gc_trace(cluster(), "kept", nullptr) == 0);
+  FAILS(btd_gc_trace(cluster(), "", &tracer), EINVAL);
+  FAILS(btd_gc_trace(cluster(), std::string(64, 'x').c_str(), &tracer), ENAMETOOLONG);
 }
 
 void numbers() {
