@@ -1,8 +1,8 @@
 /* Heat in a rod, iterated; killed at any moment it goes on at the last committed iteration.
  *
- * Two arrays are used in turn.  An iteration writes the one that does not count, makes it durable, and
- * then lets it count: a transaction of one line.  The end of a run that was killed a hundred times is,
- * bit for bit, that of one that was not.
+ * Two arrays are used in turn.  An iteration writes the one that does not count, makes it durable,
+ * and then lets it count: a transaction of one line.  The end of a run that was killed a hundred
+ * times is, bit for bit, that of one that was not.
  *
  *   solver ARENA ITERATIONS      prints the iteration it begins at, and in the end the checksum */
 #include <bartender.h>
@@ -14,11 +14,11 @@
 struct state {
   long iteration;
   int current; /* which of the arrays counts */
-  double *rod[2];
+  double* rod[2];
 };
 
-static struct state *make(struct btd_cluster *cluster) {
-  struct state *state;
+static struct state* make(struct btd_cluster* cluster) {
+  struct state* state;
   if (btd_tx_begin(cluster) != 0) return NULL;
   state = btd_tx_calloc(1, sizeof(*state));
   if (state != NULL) {
@@ -34,9 +34,9 @@ static struct state *make(struct btd_cluster *cluster) {
   return btd_tx_commit() == 0 ? state : NULL;
 }
 
-int main(int count, char **arguments) {
-  struct btd_cluster *cluster = count == 3 ? btd_cluster_open(arguments[1]) : NULL;
-  struct state *state;
+int main(int count, char** arguments) {
+  struct btd_cluster* cluster = count == 3 ? btd_cluster_open(arguments[1]) : NULL;
+  struct state* state;
   double sum = 0.0;
   int i;
   if (cluster == NULL) return 2;
@@ -46,9 +46,10 @@ int main(int count, char **arguments) {
   printf("from iteration %ld\n", state->iteration);
   fflush(stdout);
   while (state->iteration < atol(arguments[2])) {
-    const double *now = state->rod[state->current];
-    double *next = state->rod[1 - state->current];
-    for (i = 1; i < CELLS - 1; i++) next[i] = now[i] + 0.25 * (now[i - 1] - 2 * now[i] + now[i + 1]);
+    const double* now = state->rod[state->current];
+    double* next = state->rod[1 - state->current];
+    for (i = 1; i < CELLS - 1; i++)
+      next[i] = now[i] + 0.25 * (now[i - 1] - 2 * now[i] + now[i + 1]);
     btd_persist(next, CELLS * sizeof(double));
 
     btd_tx_begin(cluster);
