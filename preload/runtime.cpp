@@ -16,12 +16,14 @@
 #include "core/base/log.hpp"
 #include "core/base/sys.hpp"
 #include "core/recovery/place.hpp"
+#include "preload/clusters.hpp"
 #include "preload/next.hpp"
 
 namespace btd::preload {
 
 constinit size_t threshold = kNothingRouted;
 constinit Arena arena;
+constinit Cluster process_cluster;
 Config config;
 
 namespace {
@@ -89,6 +91,7 @@ bool open_if_ready() {
     refuse(why, error == Error::kSandboxed ? LogLevel::kInfo : LogLevel::kError);
     return false;
   }
+  process_cluster.open(arena);
   stage.store(Stage::kOpen, std::memory_order_release);
   Line()
       .text("arena ")
@@ -149,6 +152,7 @@ void with_cache(Work work) {
 void before_fork() {
   open_lock.lock();
   late_lock.lock();
+  clusters_before_fork();
   if (stage.load(std::memory_order_relaxed) == Stage::kOpen && config.fork == ForkMode::kSnapshot)
     arena.fork_prepare();
 }
@@ -156,6 +160,7 @@ void before_fork() {
 void after_fork_in_parent() {
   if (stage.load(std::memory_order_relaxed) == Stage::kOpen && config.fork == ForkMode::kSnapshot)
     arena.fork_parent();
+  clusters_after_fork_in_parent();
   late_lock.unlock();
   open_lock.unlock();
 }
@@ -164,6 +169,7 @@ void after_fork_in_child() {
   Stage now = stage.load(std::memory_order_relaxed);
   open_lock.reset();
   late_lock.reset();
+  clusters_after_fork_in_child();
   if (now == Stage::kOpening) turn_off();
   if (now != Stage::kOpen) return;
   threshold = kNothingRouted;
@@ -172,17 +178,21 @@ void after_fork_in_child() {
   thread_stage = ThreadStage::kEnded;
   stage.store(Stage::kInherited, std::memory_order_relaxed);
   arena.fork_child();
+  process_cluster.reset_after_fork();
 }
 
 // --- Start and end
 // --------------------------------------------------------------------------------------------------------------
 
 void end_process(int status, void*) {
+  clusters_at_exit(status);
   if (stage.load(std::memory_order_acquire) != Stage::kOpen) return;
   is_ending.store(true, std::memory_order_relaxed);
   // The memory stays mapped: stdio is flushed after this, and detached threads run on until the
   // process is gone.
-  if ((status & 0xFF) == 0 && config.on_exit == OnExit::kDiscard) {
+  // A root says that the program wants to find its data again.
+  if ((status & 0xFF) == 0 && config.on_exit == OnExit::kDiscard &&
+      !process_cluster.roots().any()) {
     arena.discard();
   } else {
     arena.close_in_good_order();
@@ -257,6 +267,7 @@ bool has_own_malloc() {
   if (pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) != 0) return;
   on_exit(end_process, nullptr);
   has_exit_key = pthread_key_create(&exit_key, end_thread) == 0;
+  clusters_at_start();
   stage.store(Stage::kReady, std::memory_order_release);
   threshold = static_cast<size_t>(config.threshold_bytes);
   errno = kept;
@@ -268,6 +279,17 @@ thread_local constinit ThreadCache* cache [[gnu::tls_model("initial-exec")]] = &
 
 bool is_arena_open() { return stage.load(std::memory_order_acquire) == Stage::kOpen; }
 bool is_inherited() { return stage.load(std::memory_order_relaxed) == Stage::kInherited; }
+bool is_arena_ready() {
+  Stage now = stage.load(std::memory_order_acquire);
+  return now == Stage::kReady || now == Stage::kOpen;
+}
+bool open_process_arena() { return open_if_ready(); }
+Lock& opening_lock() { return open_lock; }
+const char* program_name() { return program; }
+
+void with_process_cache(void (*work)(void* context, ThreadCache& cache), void* context) {
+  with_cache([&](ThreadCache& mine) { work(context, mine); });
+}
 
 BTD_COLD void* allocate(size_t size_bytes, size_t alignment, bool* is_zero) {
   if (!open_if_ready()) return nullptr;
@@ -297,8 +319,22 @@ BTD_COLD void free_ours(void* pointer, const void* caller) {
   errno = kept;
 }
 
+Line& add_caller(Line& line, const void* caller) {
+  if (caller == nullptr) return line;
+  line.text(", called from ").hex(reinterpret_cast<uintptr_t>(caller));
+  Dl_info module{};
+  if (dladdr(caller, &module) != 0 && module.dli_fname != nullptr) {
+    line.text(" (")
+        .text(module.dli_fname)
+        .text("+")
+        .hex(reinterpret_cast<uintptr_t>(caller) - reinterpret_cast<uintptr_t>(module.dli_fbase))
+        .text(")");
+  }
+  return line;
+}
+
 BTD_COLD void report_misuse(const char* function, const void* pointer, Verdict verdict,
-                            const void* caller) {
+                            const void* caller, const Arena& home) {
   if (is_ending.load(std::memory_order_relaxed)) return;
   Line line;
   line.text(function).text("(").hex(reinterpret_cast<uintptr_t>(pointer)).text("): ");
@@ -314,20 +350,10 @@ BTD_COLD void report_misuse(const char* function, const void* pointer, Verdict v
       break;
   }
   const Superblock* superblock =
-      verdict == Verdict::kNoBlock ? nullptr : arena.superblock_of(pointer);
+      verdict == Verdict::kNoBlock ? nullptr : home.superblock_of(pointer);
   if (superblock != nullptr)
     line.text(" (size class ").number(superblock->info().slot_bytes).text(" B)");
-  Dl_info module{};
-  if (caller != nullptr) {
-    line.text(", called from ").hex(reinterpret_cast<uintptr_t>(caller));
-    if (dladdr(caller, &module) != 0 && module.dli_fname != nullptr) {
-      line.text(" (")
-          .text(module.dli_fname)
-          .text("+")
-          .hex(reinterpret_cast<uintptr_t>(caller) - reinterpret_cast<uintptr_t>(module.dli_fbase))
-          .text(")");
-    }
-  }
+  add_caller(line, caller);
   if (config.on_misuse == OnMisuse::kIgnore) {
     line.text("; ignored").write(LogLevel::kError);
     return;

@@ -8,8 +8,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/api/cluster.hpp"
 #include "core/base/attributes.hpp"
 #include "core/base/config.hpp"
+#include "core/base/log.hpp"
 #include "core/heap/arena.hpp"
 #include "core/heap/thread_cache.hpp"
 
@@ -30,6 +32,7 @@ extern size_t threshold;
 extern thread_local constinit ThreadCache* cache [[gnu::tls_model("initial-exec")]];
 
 extern Arena arena;
+extern Cluster process_cluster;  // of that arena; open as long as it is
 extern Config config;
 
 #pragma GCC visibility pop
@@ -49,9 +52,24 @@ void free_ours(void* pointer, const void* caller);
 
 // Reports what was wrong with a pointer given to `function`, and aborts unless the settings say
 // otherwise.
-void report_misuse(const char* function, const void* pointer, Verdict verdict, const void* caller);
+void report_misuse(const char* function, const void* pointer, Verdict verdict, const void* caller,
+                   const Arena& home = arena);
+
+// ", called from ADDRESS (MODULE+OFFSET)"; nothing for nullptr.
+Line& add_caller(Line& line, const void* caller);
 
 bool is_arena_open();
+bool is_arena_ready();  // or open
 bool is_inherited();
+
+// True: the arena is open; it was opened if it was ready.
+bool open_process_arena();
+
+// Calls work(context, cache) with this thread's cache of the process arena, or with one that
+// threads share, under its lock.  REQUIRES: the arena is open.
+void with_process_cache(void (*work)(void* context, ThreadCache& cache), void* context);
+
+Lock& opening_lock();  // held while any arena is opened or closed
+const char* program_name();
 
 }  // namespace btd::preload

@@ -42,8 +42,6 @@ using namespace btd::preload;  // NOLINT
 
 extern "C" {
 
-BTD_EXPORT int btd_active(void) noexcept { return is_arena_open() ? 1 : 0; }
-
 BTD_EXPORT struct mallinfo2 mallinfo2(void) noexcept {
   auto* function = next_function<struct mallinfo2()>("mallinfo2");
   struct mallinfo2 none {};

@@ -33,6 +33,7 @@ struct Config {
   OnError on_error;
   OnMisuse on_misuse;
   ForkMode fork;
+  bool paranoid;  // report pointers from the arena to volatile memory
   LogLevel log;
   char only[kSettingTextBytes];  // program names separated by ',' or ':'; empty: every program
 };
@@ -57,7 +58,7 @@ struct Setting {
 };
 
 inline constexpr char kEnvironmentPrefix[] = "BARTENDER_";
-inline constexpr size_t kSettingCount = 11;
+inline constexpr size_t kSettingCount = 12;
 extern const Setting kSettings[kSettingCount];
 
 // The setting called `name` (without the prefix, upper case), or nullptr.

@@ -39,7 +39,8 @@ T opaque(T value) {
   return value;
 }
 
-// 1: an arena is open; 0: the library is in, without an arena; -1: no library.
+// 1: an arena is open, or will be when it is needed; 0: the library is in, without an arena; -1: no
+// library.
 inline int library_state() {
   auto active = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "btd_active"));
   return active == nullptr ? -1 : active();
