@@ -298,6 +298,7 @@ Error open_arena(const OpenRequest& request, Arena& arena, Line& why) {
     }
   }
   arena.set_persist(process_persist(), process_persist());
+  if (request.structures != nullptr) arena.set_persist(*request.structures, *request.states);
   error = is_new ? create(request, mapping, arena, why) : recover(request, mapping, arena, why);
   view.close();
   if (error != Error::kNone) {
