@@ -1,7 +1,13 @@
 #include "core/base/crc32c.hpp"
 
 #include <array>
+#include <atomic>
 #include <cstring>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <nmmintrin.h>
+#endif
 
 namespace btd {
 namespace {
@@ -25,11 +31,7 @@ constexpr auto kTables = [] {
   return tables;
 }();
 
-}  // namespace
-
-uint32_t crc32c(const void* data, size_t size_bytes) noexcept {
-  auto* bytes = static_cast<const uint8_t*>(data);
-  uint32_t crc = 0;
+uint32_t by_tables(const uint8_t* bytes, size_t size_bytes, uint32_t crc) {
   for (; size_bytes >= 4; size_bytes -= 4, bytes += 4) {
     uint32_t word;
     std::memcpy(&word, bytes, sizeof(word));
@@ -41,5 +43,50 @@ uint32_t crc32c(const void* data, size_t size_bytes) noexcept {
     crc = (crc >> 8) ^ kTables[0][(crc ^ *bytes) & 0xFF];
   return crc;
 }
+
+#if defined(__x86_64__)
+// The instruction: a transaction's records are checked at 8 bytes in 3 cycles instead of 20.
+__attribute__((target("sse4.2"))) uint32_t by_instruction(const uint8_t* bytes, size_t size_bytes,
+                                                          uint32_t crc) {
+  uint64_t wide = crc;
+  for (; size_bytes >= 8; size_bytes -= 8, bytes += 8) {
+    uint64_t word;
+    std::memcpy(&word, bytes, sizeof(word));
+    wide = _mm_crc32_u64(wide, word);
+  }
+  crc = static_cast<uint32_t>(wide);
+  for (; size_bytes > 0; size_bytes--, bytes++) crc = _mm_crc32_u8(crc, *bytes);
+  return crc;
+}
+
+bool has_instruction() {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_SSE4_2) != 0;
+}
+
+// CPUID is slow in a virtual machine: asked once.  Threads that race get the same answer.
+std::atomic<uint8_t> instruction_state{0};  // 0: not asked; 1: there is none; 2: there is one
+#endif
+
+}  // namespace
+
+uint32_t crc32c(const void* data, size_t size_bytes, uint32_t seed) noexcept {
+  auto* bytes = static_cast<const uint8_t*>(data);
+#if defined(__x86_64__)
+  uint8_t state = instruction_state.load(std::memory_order_relaxed);
+  if (state == 0) {
+    state = has_instruction() ? 2 : 1;
+    instruction_state.store(state, std::memory_order_relaxed);
+  }
+  if (state == 2) return by_instruction(bytes, size_bytes, seed);
+#endif
+  return by_tables(bytes, size_bytes, seed);
+}
+
+namespace test_only {
+uint32_t crc32c_by_tables(const void* data, size_t size_bytes, uint32_t seed) noexcept {
+  return by_tables(static_cast<const uint8_t*>(data), size_bytes, seed);
+}
+}  // namespace test_only
 
 }  // namespace btd

@@ -8,7 +8,7 @@
 
 namespace btd {
 
-// Thread safety: pure.
-uint32_t crc32c(const void* data, size_t size_bytes) noexcept;
+// Thread safety: pure.  `seed`: the checksum of what comes before.
+uint32_t crc32c(const void* data, size_t size_bytes, uint32_t seed = 0) noexcept;
 
 }  // namespace btd

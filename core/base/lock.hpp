@@ -22,6 +22,11 @@ class Lock {
     if (!word_.compare_exchange_strong(expected, kTaken, std::memory_order_acquire)) lock_slow();
   }
 
+  bool try_lock() noexcept {
+    uint32_t expected = kFree;
+    return word_.compare_exchange_strong(expected, kTaken, std::memory_order_acquire);
+  }
+
   void unlock() noexcept {
     if (word_.exchange(kFree, std::memory_order_release) == kContended) wake();
   }

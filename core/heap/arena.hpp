@@ -183,6 +183,16 @@ class Arena {
   bool is_strict() const { return is_strict_; }
   Deferred& deferred() { return deferred_; }
 
+  // An extent without a live block, for the log of a transaction: recovery gives it back.
+  // nullptr: the arena is full.
+  void* take_log_extent(size_t size_bytes) {
+    return reserve_large(size_bytes, kFrameBytes, nullptr, nullptr).block;
+  }
+  void release_log_extent(void* extent) { release_extent(frame_of(extent)); }
+  // Whether any root is set.  Survivors are then the program's data, and never dropped by
+  // themselves.
+  bool has_roots() const;
+
   // Backs the first `count` roots or lanes.  False: no space.
   [[nodiscard]] bool grow_roots(uint32_t count);
   [[nodiscard]] bool grow_lanes(uint32_t count);

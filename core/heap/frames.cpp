@@ -55,6 +55,13 @@ bool Arena::grow_roots(uint32_t count) {
   return true;
 }
 
+bool Arena::has_roots() const {
+  for (uint32_t index = 0; index < header_.roots_grown; index++) {
+    if (root(index)->value != 0) return true;
+  }
+  return false;
+}
+
 bool Arena::grow_lanes(uint32_t count) {
   LockGuard guard(extent_lock_);
   if (count <= header_.lanes_grown) return true;

@@ -17,7 +17,7 @@ bool Arena::relieve(ThreadCache* cache) {
   if (now_s < next_relief_s_) return false;
   if (scan_orphans()) return true;
   if (give_back(0) || join_extents()) return true;
-  if (may_have_survivors_ && may_reclaim_survivors) {
+  if (may_have_survivors_ && may_reclaim_survivors && !has_roots()) {
     uint64_t epoch = survivors().oldest_epoch;
     if (epoch != 0) {
       Reclaimed reclaimed = retag(tag_of_epoch(epoch), Retag::kReclaim);
@@ -179,12 +179,12 @@ void Arena::retire_epochs(uint64_t span_max, uint64_t span_kept) {
     return;
   }
   if (epoch - min(header_.oldest_epoch, epoch) < span_max) return;
+  bool may_drop = may_reclaim_survivors && !has_roots();
   Reclaimed retired{};
   uint64_t oldest = survivors().oldest_epoch;
   uint64_t first = oldest;
   while (oldest != 0 && epoch - oldest >= span_kept) {
-    Reclaimed more =
-        retag(tag_of_epoch(oldest), may_reclaim_survivors ? Retag::kReclaim : Retag::kKeep);
+    Reclaimed more = retag(tag_of_epoch(oldest), may_drop ? Retag::kReclaim : Retag::kKeep);
     retired.blocks += more.blocks;
     retired.bytes += more.bytes;
     oldest = survivors().oldest_epoch;
@@ -200,7 +200,7 @@ void Arena::retire_epochs(uint64_t span_max, uint64_t span_kept) {
       .text(") of epochs from ")
       .number(first)
       .text(" on ")
-      .text(may_reclaim_survivors ? "were dropped" : "are kept for ever")
+      .text(may_drop ? "were dropped" : "are kept for ever")
       .text(": that was so many restarts ago that their tags come round")
       .write(LogLevel::kError);
 }

@@ -33,16 +33,9 @@ class Deferred {
                    std::memory_order_release);
   }
 
-  // After a drain of the thread that deferred the slot's word.
-  void forget(uint32_t slot) noexcept {
-    LockGuard guard(lock_);
-    waiting_.store(waiting_.load(std::memory_order_relaxed) & ~(uint64_t{1} << slot),
-                   std::memory_order_relaxed);
-  }
-
-  // Makes all that is deferred durable.
-  void settle(Persist& persist) noexcept {
-    if (waiting_.load(std::memory_order_acquire) != 0) settle_slow(persist);
+  // Makes all that is deferred durable.  False: nothing was, and nothing was drained.
+  bool settle(Persist& persist) noexcept {
+    return waiting_.load(std::memory_order_acquire) != 0 && settle_slow(persist);
   }
 
   void reset_after_fork() noexcept {
@@ -52,13 +45,14 @@ class Deferred {
 
  private:
   // The drain is made under the lock: a word deferred meanwhile must not be taken for settled.
-  BTD_COLD void settle_slow(Persist& persist) noexcept {
+  BTD_COLD bool settle_slow(Persist& persist) noexcept {
     LockGuard guard(lock_);
     uint64_t waiting = waiting_.load(std::memory_order_relaxed);
     for (uint64_t left = waiting; left != 0; left &= left - 1)
       persist.flush(words_[__builtin_ctzll(left)], sizeof(uint64_t));
     persist.drain();
     waiting_.store(0, std::memory_order_release);
+    return true;
   }
 
   std::atomic<uint64_t> waiting_{0};  // a bit a slot

@@ -10,6 +10,7 @@
 #include "core/persist/layout.hpp"
 #include "core/persist/persist.hpp"
 #include "core/recovery/view.hpp"
+#include "core/tx/replay.hpp"
 
 namespace btd {
 namespace {
@@ -269,6 +270,22 @@ Error recover(const OpenRequest& request, const Mapping& mapping, Arena& arena, 
   // From here on the arena is understood, and written to.  First copy B, if it is not good: the
   // next update overwrites copy A, and a kill in the middle of that must find a whole B.
   if (damaged == 1) arena.mend_header_copy();
+  // Transactions before the frames: their logs may lie in extents without a live block.
+  Replayed replayed;
+  if (Error error = replay_lanes(arena, replayed); error != Error::kNone) {
+    return refuse(why, request.path, error, "a transaction's log names what no transaction changes",
+                  "look with bartender check, read it with bartender salvage");
+  }
+  if (replayed.committed + replayed.aborted > 0) {
+    Line()
+        .text(request.path)
+        .text(": ")
+        .number(replayed.committed)
+        .text(" transactions were completed, ")
+        .number(replayed.aborted)
+        .text(" undone")
+        .write(LogLevel::kInfo);
+  }
   if (Error error = adopt_frames(headers, arena); error != Error::kNone) {
     return refuse_mapping(why, request.path, error);
   }

@@ -43,12 +43,13 @@ class Roots {
  private:
   static constexpr uint32_t kNone = kRootCount;
 
-  uint32_t find(const char* name, size_t length) const;
-  Result<uint32_t> find_or_make(const char* name, size_t length);
+  uint32_t find(const char (&name)[kRootNameMax + 1]) const;
+  uint32_t make(const char (&name)[kRootNameMax + 1]);
 
   Arena* arena_ = nullptr;
   mutable Lock lock_;                 // guards what follows, and the making of names
   uint32_t hashes_[kRootCount] = {};  // of the names; 0: not in use
+  bool is_pending_[kRootCount] = {};  // a transaction sets it or has done so
   uint32_t end_ = 0;                  // roots from here on were never used
 };
 

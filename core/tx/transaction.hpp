@@ -17,6 +17,7 @@
 // Thread safety: a transaction belongs to the thread that began it.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -24,6 +25,7 @@
 #include "core/base/result.hpp"
 #include "core/heap/arena.hpp"
 #include "core/persist/layout.hpp"
+#include "core/tx/pointer_set.hpp"
 
 namespace btd {
 
@@ -53,7 +55,7 @@ class Transaction {
   // The block is free from the commit on.  ERRORS: kInvalid: no live block starts there, or this
   // transaction freed it already, or it was allocated by another open one; kBusy: another open
   // transaction frees it; kNoSpace.
-  Error free(ThreadCache& cache, void* pointer);
+  Error free(void* pointer);
 
   // ERRORS: kInvalid: a block that was to be freed is not live any more; kNoSpace: no room for the
   // log.  Then the transaction is aborted.  The object is gone in any case.
@@ -73,35 +75,51 @@ class Transaction {
   };
   static constexpr uint32_t kRangesKept = 8;
 
-  void start(Arena& arena, uint32_t lane);
+  [[nodiscard]] bool start(Transactions& transactions, uint32_t lane);
   Error append(RecordKind kind, uint64_t target, const void* payload, size_t length_bytes);
-  Error make_room(size_t record_bytes);
-  LogRecord* write_record(RecordKind kind, uint64_t target, const void* payload,
-                          size_t length_bytes);
-  bool covers(uintptr_t first, uintptr_t end) const;
-  void keep_range(uintptr_t first, uintptr_t end);
-  bool frees(const void* pointer) const;
-  bool check_frees() const;
-  bool flush_data();
-  void apply();
-  void restore();
-  void end(ThreadCache& cache, bool is_committed);
+  Error append_pieces(RecordKind kind, const void* target, const void* bytes, size_t size_bytes);
+  bool make_room(size_t wanted_bytes);
+  void write_record(RecordKind kind, uint64_t target, const void* payload, size_t length_bytes);
+  void flush_log();
+  void drain_log();
+  void fresh_line();
+  bool covers(const void* address, size_t size_bytes) const;
+  void note_range(const void* address, size_t size_bytes);
+  const LogRecord* find_alloc(const void* pointer) const;
+  bool are_frees_good() const;
+  bool flush_data() const;
+  void apply() const;
+  void restore() const;
+  Error keep_old();
+  void finish(ThreadCache& cache, bool is_committed);
+  void give_blocks(ThreadCache& cache, RecordKind kind);
+  void release_extents();
+
+  const LogRecord* record_at(uint64_t offset) const {
+    return reinterpret_cast<const LogRecord*>(base_ + offset);
+  }
+  uint64_t offset_of(const void* address) const {
+    return static_cast<uint64_t>(static_cast<const char*>(address) - base_);
+  }
   template <typename Visit>
-  void for_each_record(Visit visit) const;
+  void for_each(RecordKind kind, Visit visit) const;
 
   Arena* arena_ = nullptr;
   Transactions* transactions_ = nullptr;
+  char* base_ = nullptr;  // byte 0 of the file
   uint32_t lane_ = 0;
+  bool is_durable_ = false;  // beyond the process
   uint64_t sequence_ = 0;
-  uint32_t chain_ = 0;        // checksum of the last record
-  uint64_t last_ = 0;         // offset of the last record; 0: there is none
-  char* at_ = nullptr;        // where the next record goes
-  char* room_end_ = nullptr;  // of the lane or the extent in use
-  size_t extent_bytes_ = 0;   // of the last extent of the log; 0: there is none
-  bool has_undrained_ = false;
+  uint32_t chain_ = 0;         // checksum of the last record
+  uint64_t last_ = 0;          // offset of the last record; 0: there is none
+  char* at_ = nullptr;         // where the next record goes
+  char* room_end_ = nullptr;   // of the lane or the extent in use
+  char* unflushed_ = nullptr;  // the log from here on is not flushed
+  char* extent_ = nullptr;     // the last extent of the log; its line 0 holds the one before
+  size_t extent_bytes_ = 0;
   uint32_t free_count_ = 0;
   uint32_t next_range_ = 0;
-  Range ranges_[kRangesKept] = {};  // those kept or allocated last: no need to keep them twice
+  Range ranges_[kRangesKept] = {};  // kept or allocated last: no need to keep them twice
 };
 
 // The lanes of an arena.
@@ -113,19 +131,26 @@ class Transactions {
   // Waits while all lanes are in use.  nullptr: there is no space for a lane.
   Transaction* begin();
 
-  void reset_after_fork();
+  // Whether an open transaction will free the block.
+  bool frees(const void* pointer);
+
+  // In a forked child.
+  void reset();
 
  private:
   friend class Transaction;
   struct Lane {
     Lock lock;  // held from begin to end
-    std::atomic<uint32_t> is_taken{0};
     Transaction transaction;
   };
 
+  void forget_free(const void* pointer);
+
   Arena* arena_ = nullptr;
-  Lock free_lock_;  // makes "is it being freed" and "it is being freed" one step
-  std::atomic<uint32_t> next_lane_{0};
+  Lock free_lock_;                       // guards freed_; taken with no lock of heap/ held
+  PointerSet freed_;                     // by open transactions; the owner is the lane
+  std::atomic<uint32_t> free_count_{0};  // in it: whether to look at all
+  std::atomic<uint32_t> next_lane_{0};   // whose turn it is to be waited for
   Lane lanes_[kLaneCount];
 };
 

@@ -12,6 +12,11 @@
 #include <vector>
 
 namespace btd {
+
+namespace test_only {
+uint32_t crc32c_by_tables(const void* data, size_t size_bytes, uint32_t seed) noexcept;
+}
+
 namespace {
 
 // Bit by bit, from the definition.
@@ -45,6 +50,19 @@ BOOST_AUTO_TEST_CASE(all_lengths_and_offsets_agree_with_the_reference) {
                     reference(bytes.data() + offset, length));
     }
     BOOST_TEST(crc32c(bytes.data() + offset, 4092) == reference(bytes.data() + offset, 4092));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(pieces_and_machines_without_the_instruction_agree) {
+  std::mt19937_64 random(2);
+  std::vector<uint8_t> bytes(600);
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random());
+  uint32_t whole = crc32c(bytes.data(), bytes.size());
+  for (size_t cut = 0; cut <= bytes.size(); cut++) {
+    uint32_t first = crc32c(bytes.data(), cut);
+    BOOST_REQUIRE(crc32c(bytes.data() + cut, bytes.size() - cut, first) == whole);
+    BOOST_REQUIRE(test_only::crc32c_by_tables(bytes.data(), cut, 7) ==
+                  crc32c(bytes.data(), cut, 7));
   }
 }
 

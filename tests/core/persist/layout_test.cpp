@@ -40,7 +40,10 @@ BOOST_AUTO_TEST_CASE(offsets_are_those_of_the_document) {
   BOOST_TEST(offsetof(ArenaHeader, created_s) == 192u);
   BOOST_TEST(offsetof(ArenaHeader, opened_s) == 200u);
   BOOST_TEST(offsetof(ArenaHeader, program) == 208u);
-  BOOST_TEST(offsetof(ArenaHeader, reserved) == 272u);
+  BOOST_TEST(offsetof(ArenaHeader, durability) == 272u);
+  BOOST_TEST(offsetof(ArenaHeader, roots_grown) == 276u);
+  BOOST_TEST(offsetof(ArenaHeader, lanes_grown) == 280u);
+  BOOST_TEST(offsetof(ArenaHeader, reserved) == 284u);
   BOOST_TEST(offsetof(ArenaHeader, checksum) == 4092u);
   BOOST_TEST(sizeof(FrameHeader) == 64u);
   BOOST_TEST(offsetof(FrameHeader, descriptor) == 0u);
@@ -57,6 +60,24 @@ BOOST_AUTO_TEST_CASE(offsets_are_those_of_the_document) {
   BOOST_TEST(offsetof(Descriptor, check) == 2u);
   BOOST_TEST(offsetof(Descriptor, frame_count) == 4u);
   BOOST_TEST(std::memcmp(&kArenaMagic, "BARTEND1", 8) == 0);
+}
+
+BOOST_AUTO_TEST_CASE(roots_and_log_records_are_where_the_format_says) {
+  BOOST_TEST(sizeof(Root) == 128u);
+  BOOST_TEST(offsetof(Root, head) == 64u);
+  BOOST_TEST(offsetof(Root, value) == 72u);
+  BOOST_TEST(kRootCount == 2048u);
+  BOOST_TEST(kLaneCount == 64u);
+  BOOST_TEST(sizeof(LogRecord) == 32u);
+  BOOST_TEST(offsetof(LogRecord, length_bytes) == 4u);
+  BOOST_TEST(offsetof(LogRecord, target) == 8u);
+  BOOST_TEST(offsetof(LogRecord, previous) == 16u);
+  BOOST_TEST(offsetof(LogRecord, kind) == 24u);
+  BOOST_TEST(offsetof(LogRecord, checksum) == 28u);
+  BOOST_TEST(offsetof(AllocPayload, size_bytes) == 8u);
+  BOOST_TEST(offsetof(AllocPayload, live) == 16u);
+  BOOST_TEST(offsetof(AllocPayload, state_bytes) == 18u);
+  BOOST_TEST(sizeof(AllocPayload) == 24u);
 }
 
 BOOST_AUTO_TEST_CASE(tags_run_from_1_to_250_and_come_round) {

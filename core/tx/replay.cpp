@@ -1,0 +1,142 @@
+#include "core/tx/replay.hpp"
+
+#include <cstring>
+
+#include "core/tx/log.hpp"
+
+namespace btd {
+namespace {
+
+struct Open {
+  uint64_t last = 0;  // offset of the last record; 0: the lane is clean
+  bool is_committed = false;
+  bool is_good = true;
+};
+
+AllocPayload alloc_payload_of(const LogRecord* record) {
+  AllocPayload payload;
+  std::memcpy(&payload, record + 1, sizeof(payload));
+  return payload;
+}
+
+bool is_in(uint64_t offset, uint64_t size_bytes, uint64_t first, uint64_t bytes) {
+  return offset >= first && offset - first <= bytes && size_bytes <= bytes - (offset - first);
+}
+
+bool is_state(const ArenaHeader& header, uint64_t offset, uint64_t size_bytes) {
+  struct {
+    uint64_t first, count;
+  } zones[] = {{0, header.coarse_frames_grown},
+               {header.coarse_frame_count, header.fine_frames_grown}};
+  for (auto [first, count] : zones) {
+    if (size_bytes == sizeof(uint16_t) &&
+        is_in(offset, size_bytes, header.frame_header_offset + first * sizeof(FrameHeader),
+              count * sizeof(FrameHeader)))
+      return (offset - header.frame_header_offset) % sizeof(FrameHeader) ==
+             offsetof(FrameHeader, state);
+  }
+  return size_bytes == sizeof(uint8_t) &&
+         (is_in(offset, 1, header.coarse_state_offset,
+                uint64_t{header.coarse_frames_grown} * kCoarseStatesPerFrame) ||
+          is_in(offset, 1, header.fine_state_offset,
+                uint64_t{header.fine_frames_grown} * kFineStatesPerFrame));
+}
+
+// Whether a transaction may have written the record.
+bool is_good(const ArenaHeader& header, const LogRecord* record) {
+  switch (static_cast<RecordKind>(record->kind)) {
+    case RecordKind::kUndo:
+    case RecordKind::kRedo:
+      return is_in_data(header, record->target, record->length_bytes) ||
+             is_in(record->target, record->length_bytes, header.root_table_offset,
+                   header.roots_grown * sizeof(Root));
+    case RecordKind::kAlloc:
+    case RecordKind::kFree: {
+      if (record->length_bytes != sizeof(AllocPayload)) return false;
+      AllocPayload payload = alloc_payload_of(record);
+      return is_state(header, record->target, payload.state_bytes);
+    }
+    default:
+      return true;
+  }
+}
+
+Open look_at(const ArenaHeader& header, const char* file, uint32_t lane) {
+  Open open;
+  LogReader reader(header, file, lane);
+  while (const LogRecord* record = reader.next()) {
+    open.last = reader.last();
+    open.is_good = open.is_good && is_good(header, record);
+    if (record->kind != static_cast<uint32_t>(RecordKind::kCommit)) continue;
+    open.is_committed = true;
+    break;
+  }
+  return open;
+}
+
+void store_state(char* state, uint16_t state_bytes, uint16_t value) {
+  if (state_bytes == sizeof(uint8_t)) {
+    publish(reinterpret_cast<uint8_t*>(state), static_cast<uint8_t>(value));
+  } else {
+    publish(reinterpret_cast<uint16_t*>(state), value);
+  }
+}
+
+// One record forward (what waits is stored) or back (what was kept is put back, a state is as
+// before).
+void replay(Arena& arena, const LogRecord* record, bool is_forward) {
+  char* target = arena.mapping().address(record->target);
+  uint64_t changed_bytes = record->length_bytes;
+  auto kind = static_cast<RecordKind>(record->kind);
+  if (kind == (is_forward ? RecordKind::kRedo : RecordKind::kUndo)) {
+    std::memcpy(target, record + 1, record->length_bytes);
+  } else if (kind == RecordKind::kAlloc || kind == RecordKind::kFree) {
+    AllocPayload payload = alloc_payload_of(record);
+    bool is_live = is_forward == (kind == RecordKind::kAlloc);
+    changed_bytes = payload.state_bytes;
+    store_state(target, payload.state_bytes, is_live ? payload.live : 0);
+  } else {
+    return;
+  }
+  arena.persist().flush(target, changed_bytes);
+}
+
+}  // namespace
+
+Error replay_lanes(Arena& arena, Replayed& replayed) {
+  const ArenaHeader& header = arena.header();
+  char* file = arena.mapping().address();
+  replayed = {};
+  for (uint32_t lane = 0; lane < header.lanes_grown; lane++) {
+    if (!look_at(header, file, lane).is_good) return Error::kCorrupt;
+  }
+  for (uint32_t lane = 0; lane < header.lanes_grown; lane++) {
+    Open open = look_at(header, file, lane);
+    if (open.last == 0) continue;
+    LogReader reader(header, file, lane);
+    uint64_t sequence = reader.sequence();
+    // 1. The stores.  Cut here: all again, with the same outcome.
+    if (open.is_committed) {
+      while (const LogRecord* record = reader.next()) {
+        replay(arena, record, true);
+        if (reader.last() == open.last) break;
+      }
+      replayed.committed++;
+    } else {
+      for (uint64_t at = open.last; at != 0;) {
+        auto* record = reinterpret_cast<const LogRecord*>(file + at);
+        replay(arena, record, false);
+        at = record->previous;
+      }
+      replayed.aborted++;
+    }
+    arena.persist().drain();
+    // 2. The end of the transaction.
+    auto* word = &reinterpret_cast<LaneHeader*>(arena.lane(lane))->finished;
+    publish(word, finished_word(sequence, kLogFirstLine));
+    arena.persist().persist(word, sizeof(*word));
+  }
+  return Error::kNone;
+}
+
+}  // namespace btd
