@@ -187,9 +187,14 @@ void Arena::start() {
 }
 
 // Word by word from the first, the magic: a copy cut short in its making begins with it or is all
-// zero.
+// zero.  So the magic of a new copy is durable before any other line may be.
 void Arena::copy_header(int copy) {
   char* media = mapping_.address(static_cast<uint64_t>(copy) * kArenaHeaderBytes);
+  auto* magic = reinterpret_cast<uint64_t*>(media);
+  if (*magic == 0) {
+    publish(magic, header_.magic);
+    persist_->persist(magic, sizeof(*magic));
+  }
   for (size_t at = 0; at < sizeof(header_); at += sizeof(uint64_t)) {
     uint64_t word;
     std::memcpy(&word, reinterpret_cast<const char*>(&header_) + at, sizeof(word));

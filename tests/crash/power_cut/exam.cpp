@@ -185,7 +185,7 @@ class Examiner {
     exam_.fault[0] = '\0';
     exam_.matched = matched;
     if (matched != 0) return true;
-    std::snprintf(exam_.fault, sizeof(exam_.fault), "before the call: %s; after it: %s",
+    std::snprintf(exam_.fault, sizeof(exam_.fault), "before the call: %.250s; after it: %.250s",
                   candidates & 1 ? faults[0] : "-",
                   candidates & 2 ? faults[1] : (exam_.world_count == 1 ? "the same" : "-"));
     return false;

@@ -4,8 +4,6 @@
 
 #include <cstdio>
 
-#include "core/gc/collector.hpp"
-
 namespace btd::test {
 
 void Machine::must(Error error) {
@@ -25,7 +23,7 @@ void Machine::make(const Call& call, uint16_t number) {
       reopen();
       break;
     case Op::kAnchor:
-      anchor();
+      anchor(call.a != 0);
       break;
     case Op::kMalloc:
       allocate(call.a);
@@ -97,12 +95,8 @@ void Machine::make(const Call& call, uint16_t number) {
     case Op::kAbort:
       abort();
       break;
-    case Op::kCollect: {
-      GcResult result;
-      if (open_[0].transaction == nullptr && open_[1].transaction == nullptr)
-        must(collect(arena_, 1, result));
+    case Op::kCollect:
       break;
-    }
     case Op::kWrong:
       wrong(call.a);
       break;
@@ -188,12 +182,15 @@ void Machine::word_effect(const void* word, uint64_t value) {
   sim_.effect(EventKind::kWord, arena_.offset_of(word), value);
 }
 
-void Machine::anchor() {
+void Machine::anchor(bool is_root) {
+  if (is_root) {
+    must(roots_.set(root_name(0).c_str(), anchor_, nullptr));
+    sim_.effect(EventKind::kRoot, 0, arena_.offset_of(anchor_));
+    return;
+  }
   anchor_ = static_cast<char*>(arena_.allocate(cache(), kAnchorBytes, 64, nullptr));
   if (anchor_ == nullptr) must(Error::kNoSpace);
-  must(roots_.set(root_name(0).c_str(), anchor_, nullptr));
   block_effect({anchor_, kAnchorBytes});
-  sim_.effect(EventKind::kRoot, 0, arena_.offset_of(anchor_));
 }
 
 void Machine::allocate(uint32_t size_bytes) {
@@ -231,6 +228,7 @@ void Machine::root_set(uint32_t root) {
   loose_.pop_back();
   if (root_blocks_[root].block != nullptr) loose_.push_back(root_blocks_[root]);
   root_blocks_[root] = owned;
+  sim_.effect(EventKind::kMayWords, 0, 0);
   word_effect(owned.block, value << 8 | 1);
   sim_.effect(EventKind::kRoot, root, arena_.offset_of(owned.block));
 }
@@ -351,7 +349,7 @@ void Machine::tx_free() {
   uint32_t from = filled_slot();
   if (mine().transaction == nullptr || from == kSlots) return;
   Owned owned = slots_[from];
-  must(mine().transaction->free(cache(), owned.block));
+  must(mine().transaction->free(owned.block));
   uint64_t nothing = 0;
   must(mine().transaction->write(slot(from), &nothing, sizeof(nothing)));
   // The other word may be something else by now.

@@ -35,7 +35,7 @@ class Machine {
 
   void open();
   void reopen();
-  void anchor();
+  void anchor(bool is_root);
   void allocate(uint32_t size_bytes);
   void free(uint32_t index);
   void resize(uint32_t size_bytes);

@@ -18,6 +18,7 @@ uint64_t mix(uint64_t x) {
 namespace {
 
 constexpr size_t kWords = kCacheLineBytes / 8;
+constexpr int kOtherBoot = 0xA5;  // in each byte of the boot id of a machine that is no more
 
 // 0 for a line of zeros, so that fresh pages change no hash.
 uint64_t hash_of(uint64_t line, const uint8_t* bytes) {
@@ -252,6 +253,31 @@ std::string Media::describe(const Choice& choice) const {
   return text;
 }
 
+uint64_t Media::latest_word(uint64_t offset) const {
+  uint64_t line = offset / kCacheLineBytes;
+  auto at = lines_.find(line);
+  const uint8_t* bytes = at == lines_.end() ? base_ + line * kCacheLineBytes
+                                            : at->second.versions.back().bytes;
+  uint64_t word;
+  std::memcpy(&word, bytes + offset % kCacheLineBytes, sizeof(word));
+  return word;
+}
+
+// What the recovering machine found, before it wrote: so its shadow of the file has it.
+void Media::patch_boot() {
+  for (uint64_t copy = 0; copy < 2; copy++) {
+    ArenaHeader header;
+    std::memcpy(&header, base_ + copy * kArenaHeaderBytes, sizeof(header));
+    if (header.magic != kArenaMagic || header.checksum != checksum_of(header)) continue;
+    std::memset(header.boot_id, kOtherBoot, sizeof(header.boot_id));
+    header.checksum = checksum_of(header);
+    auto* bytes = reinterpret_cast<const uint8_t*>(&header);
+    uint64_t first = copy * kArenaHeaderBytes / kCacheLineBytes;
+    for (uint64_t line = 0; line < kArenaHeaderBytes / kCacheLineBytes; line++)
+      set(first + line, bytes + line * kCacheLineBytes);
+  }
+}
+
 bool Media::write(const std::string& path) const {
   int file = open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
   if (file < 0) return false;
@@ -271,7 +297,7 @@ bool Media::write(const std::string& path) const {
     ArenaHeader header;
     std::memcpy(&header, base_ + copy * kArenaHeaderBytes, sizeof(header));
     if (header.magic != kArenaMagic || header.checksum != checksum_of(header)) continue;
-    for (uint8_t& byte : header.boot_id) byte = static_cast<uint8_t>(~byte);
+    std::memset(header.boot_id, kOtherBoot, sizeof(header.boot_id));
     header.checksum = checksum_of(header);
     is_good = pwrite(file, &header, sizeof(header), static_cast<off_t>(copy * kArenaHeaderBytes)) ==
                   static_cast<ssize_t>(sizeof(header)) &&

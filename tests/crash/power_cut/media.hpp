@@ -47,6 +47,11 @@ class Media {
   // Where the choice differs from all that was stored, for a report.
   std::string describe(const Choice& choice) const;
 
+  // What the program sees.
+  uint64_t latest_word(uint64_t offset) const;
+
+  // Marks the header as that of another boot, as write() does.
+  void patch_boot();
   // Makes `path` the image as chosen, after another machine's boot.
   bool write(const std::string& path) const;
   const uint8_t* bytes() const { return base_; }

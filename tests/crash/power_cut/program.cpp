@@ -61,7 +61,7 @@ std::vector<std::vector<Call>> alphabet(bool is_strict) {
 Program random_program(uint64_t seed, bool is_strict, uint32_t count) {
   Program program;
   program.is_strict = is_strict;
-  program.calls = {{Op::kOpen, 0}, {Op::kAnchor, 0}};
+  program.calls = {{Op::kOpen, 0}, {Op::kAnchor, 0}, {Op::kAnchor, 1}};
   auto random = [&seed](uint64_t below) { return (seed = mix(seed + 0x9E3779B97F4A7C15)) % below; };
   auto size = [&]() -> uint32_t {
     uint64_t kind = random(10);

@@ -18,7 +18,7 @@ namespace btd::test {
 enum class Op : uint8_t {
   kOpen,         // makes the arena, or recovers what the last life left
   kReopen,       // the process dies, and the next one recovers
-  kAnchor,       // the anchor and its root
+  kAnchor,       // a: 0: the anchor, 1: its root
   kMalloc,       // a: bytes
   kFree,         // a: loose block, counted from the oldest; ~0: the newest
   kResize,       // a: bytes; of the newest loose large block, where it is

@@ -46,6 +46,24 @@ void World::apply(const Event& effect, bool may_be_old) {
   }
 }
 
+bool World::knows(uint64_t word_offset) const {
+  return std::any_of(words, words + word_count,
+                     [&](const Word& word) { return word.offset == word_offset; });
+}
+
+bool World::has_block(uint64_t offset) const {
+  return std::any_of(blocks, blocks + block_count, [&](const Block& block) {
+    return offset >= block.offset && offset < block.offset + block.size_bytes;
+  });
+}
+
+void World::allow(const Word& allowed) {
+  for (uint32_t i = 0; i < word_count; i++) {
+    if (words[i].offset == allowed.offset)
+      words[i].other = words[i].value == allowed.value ? allowed.other : allowed.value;
+  }
+}
+
 void World::mark(uint64_t base) {
   for (uint32_t i = 0; i < block_count; i++) blocks[i].is_reachable = 0;
   for (uint64_t root : roots) {

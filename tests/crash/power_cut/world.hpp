@@ -38,6 +38,10 @@ struct World {
   Word words[kWordsMax];
 
   void apply(const Event& effect, bool may_be_old);
+  bool knows(uint64_t word_offset) const;
+  bool has_block(uint64_t offset) const;  // around it
+  // The word may be what it is there, too.
+  void allow(const Word& word);
   // Which blocks the roots lead to.  `base`: what offset 0 is in a pointer.
   void mark(uint64_t base);
 
