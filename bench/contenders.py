@@ -16,17 +16,32 @@ MEMTIER_FILE = 'KIND:FS_DAX,PATH:{directory},PMEM_SIZE_LIMIT:4G,RATIO:1;POLICY:S
 
 
 class Contender:
-    """One allocator.  `program` replaces the loops program where it cannot be preloaded."""
+    """One allocator.
 
-    def __init__(self, name, package=None, library=None, environment=None, program=None,
-                 program_options=(), persistent=False):
+    One that cannot be preloaded has `programs`: which of its own stands for which of ours (or for one
+    first word of it), with `program_options` added.  `variants`: of the nvm_malloc benchmarks, those that it has."""
+
+    def __init__(self, name, package=None, library=None, environment=None, programs=None,
+                 program_options=(), persistent=False, variants=('full',), flush_counter=None):
         self.name = name
         self.package = package
         self.library = library  # a glob under LIBRARIES, or a path
         self.environment = environment or {}
-        self.program = program
+        self.programs = programs
         self.program_options = list(program_options)
         self.persistent = persistent
+        self.variants = variants
+        self.flush_counter = flush_counter  # a library of bench/ that counts flushes and drains
+
+    def command(self, arguments, directory):
+        """The command for a workload's, or None: it has no such program."""
+        if self.programs is None:
+            return arguments
+        program = self.programs.get(arguments[0]) or self.programs.get(' '.join(arguments[:2]))
+        if program is None:
+            return None
+        return ([program] + arguments[1:] +
+                [o.format(directory=directory) for o in self.program_options])
 
     def preload(self):
         """The path to preload, or None if it is not there."""
@@ -57,13 +72,17 @@ def all_contenders(bartender_library):
                   environment={'MEMKIND_MEM_TIERS': 'KIND:DRAM,RATIO:1;POLICY:STATIC_RATIO'}),
         Contender('memtier-file', 'libmemkind0', 'libmemtier.so.0',
                   environment={'MEMKIND_MEM_TIERS': MEMTIER_FILE}),
-        Contender('gc', 'libgc-dev', program='gc'),
-        Contender('pmemobj-atomic', 'libpmemobj-dev', program='pmemobj',
+        Contender('gc', 'libgc-dev', programs={'small': 'gc'}),
+        Contender('pmemobj-atomic', 'libpmemobj-dev',
+                  programs={'small': 'pmemobj', 'process fill': 'pmemobj',
+                            'process open': 'pmemobj', 'nvm_malloc': 'nvm_pmemobj'},
                   program_options=['--mode', 'atomic', '--pool', '{directory}/pmemobj.pool'],
-                  environment={'PMEM_IS_PMEM_FORCE': '1'}),
-        Contender('pmemobj-tx', 'libpmemobj-dev', program='pmemobj',
+                  environment={'PMEM_IS_PMEM_FORCE': '1'}, persistent=True,
+                  variants=('full', 'no-flush', 'recovery'), flush_counter='libcount_pmem.so'),
+        Contender('pmemobj-tx', 'libpmemobj-dev', programs={'small': 'pmemobj'},
                   program_options=['--mode', 'tx', '--pool', '{directory}/pmemobj.pool'],
-                  environment={'PMEM_IS_PMEM_FORCE': '1'}),
+                  environment={'PMEM_IS_PMEM_FORCE': '1'}, persistent=True,
+                  flush_counter='libcount_pmem.so'),
     ]
 
 
@@ -82,11 +101,12 @@ def install(package):
 
 def missing_reason(contender, programs):
     """None if the contender can run, else one line that says why not and what to do."""
-    if contender.program is not None:
-        if os.path.exists(os.path.join(programs, contender.program)):
-            return None
-        return (f'{contender.name}: {contender.program} was not built; install {contender.package}'
-                ' and configure the build again')
+    if contender.programs is not None:
+        for program in contender.programs.values():
+            if not os.path.exists(os.path.join(programs, program)):
+                return (f'{contender.name}: {program} was not built; type scripts/setup --bench && '
+                        'meson setup --reconfigure build && ninja -C build')
+        return None
     if contender.library is None or contender.preload() is not None:
         return None
     if contender.package is None:

@@ -1,10 +1,12 @@
 """Exact counters, the same on every machine: instructions per operation by callgrind, the instructions
-of the hot path, and system calls by strace.
+of the hot path, flushes and drains, and system calls by strace.
 
 Instructions are the difference of two run lengths, divided by the difference in length, so that
 start-up, the first refills and the program's end cancel out.
 """
 
+import functools
+import json
 import os
 import re
 import shutil
@@ -79,15 +81,25 @@ def callgrind(command, environment, timeout_seconds=120):
             return parse_callgrind(lines)
 
 
+def counts_of(kind):
+    return BATCH_COUNTS if kind in ('fifo', 'lifo') else PAIR_COUNTS
+
+
+def difference(kind):
+    """How many operations a profile that count_case() returns is of."""
+    return counts_of(kind)[1] - counts_of(kind)[0]
+
+
 def count_case(program, kind, size_bytes, environment):
     """Instructions per operation, and the profile of the difference."""
-    counts = BATCH_COUNTS if kind in ('fifo', 'lifo') else PAIR_COUNTS
+    counts = counts_of(kind)
     short, long = (callgrind([program, kind, str(size_bytes), str(count)], environment)
                    for count in counts)
     profile = long.minus(short)
-    return profile.total / (counts[1] - counts[0]), profile
+    return profile.total / difference(kind), profile
 
 
+@functools.lru_cache(maxsize=8)
 def disassemble(library):
     """Address to instruction text, for the whole object."""
     text = subprocess.run(['objdump', '-d', '--no-show-raw-insn', library], stdout=subprocess.PIPE,
@@ -104,6 +116,40 @@ def is_locked(instruction):
     """A lock prefix, or an exchange with memory, which locks without one."""
     return instruction.startswith('lock ') or (
         instruction.startswith('xchg') and '(' in instruction)
+
+
+def is_flush(instruction):
+    """Starts the write-back of a line, or stores around the cache."""
+    return (instruction.startswith(('clflush', 'clwb', 'movnt'))
+            and not instruction.startswith('movntdqa'))
+
+
+def is_drain(instruction):
+    return instruction.startswith('sfence')
+
+
+# (kind, size) of the cases whose instructions are looked at, and what is looked for
+LOOKED_AT = (('pair', 64), ('pair', 4096), ('fifo', 64))
+KINDS = (('locked instructions', is_locked), ('lines flushed', is_flush), ('drains', is_drain))
+
+
+def look_at(profile, operations):
+    """Locked instructions, flushes and drains per operation, from the difference of two lengths.
+
+    Every address that was executed counts: what happens once in a while, with its share.
+    """
+    text = {}
+    found = {name: 0 for name, _ in KINDS}
+    for (name, address), count in profile.addresses.items():
+        if name not in text:
+            if not os.path.exists(name):
+                raise RuntimeError(f'callgrind could not tell where {address:#x} is')
+            text[name] = disassemble(name)
+        instruction = text[name].get(address, '')
+        for kind, matches in KINDS:
+            if matches(instruction):
+                found[kind] += count
+    return {kind: round(count / operations, 3) for kind, count in found.items()}
 
 
 def locked_instructions(profile, per_operation_min):
@@ -123,6 +169,32 @@ def locked_instructions(profile, per_operation_min):
         found += [f'{os.path.basename(name)} {address:#x}: {text[address]}'
                   for address in known if is_locked(text[address])]
     return found
+
+
+FLUSH_COUNTS = (2000, 4000)  # whole batches of 1,000, less the one that the loop adds
+# The same cases as LOOKED_AT, by the names of CASES; more can be added to both.
+FLUSH_CASES = (
+    ('pair 64', 'small pair --size 64 --operations {count}'),
+    ('pair 4K', 'small pair --size 4096 --operations {count}'),
+    ('batch 1k fifo', 'small batch --size 64 --count 1000 --operations {count}'),
+)
+
+
+def flushes(command_for, library, environment, directory):
+    """Lines flushed and drains per operation, counted by the preloaded library as calls.
+
+    command_for(count) is the command of that length.
+    """
+    out = os.path.join(directory, 'counts.json')
+    ends = []
+    for count in FLUSH_COUNTS:
+        subprocess.run(command_for(count), stdout=subprocess.DEVNULL, timeout=120, check=True,
+                       env=dict(environment, LD_PRELOAD=library, BENCH_PMEM_COUNTS=out))
+        with open(out, encoding='ascii') as lines:
+            ends.append(json.load(lines))
+    operations = FLUSH_COUNTS[1] - FLUSH_COUNTS[0]
+    return {name: round((ends[1][key] - ends[0][key]) / operations, 3)
+            for name, key in (('lines flushed', 'lines'), ('drains', 'drains'))}
 
 
 def system_calls(command, environment):

@@ -1,19 +1,22 @@
-"""Draws the result as SVG: a panel of grouped bars per row, ratio to the reference on a log scale.
+"""Draws the result as SVG: rows of grouped bars, ratio to the reference on a log scale.
 
-Bars start at 1, the reference: down is faster, up is slower.  Told apart by pattern rather than colour,
-so that a black-and-white print can be read; the ratio stands at each bar's end.
+Bars start at 1, the reference: down is better, up is worse.  Told apart by pattern rather than colour,
+so that a black-and-white print can be read; the ratio stands at each bar's end.  The width is that of
+an A4 page at two thirds of a point a unit: the smallest letters are 6.5 points high there.
 """
 
 import html
 import math
 
-BAR_WIDTH = 13
-GROUP_GAP = 22
-DOUBLING_HEIGHT = 17  # the same scale in every panel
-PANEL_GAP = 62
-LEFT = 54
-PANEL_WIDTH = 1120
-TOP = 92
+BAR_WIDTH = 14
+GROUP_GAP = 14
+DOUBLING_HEIGHT = 12  # the same scale in every panel
+HEADING_GAP = 60  # below a row, if the next one has a heading
+PLAIN_GAP = 38
+LEFT = 44
+PANEL_WIDTH = 744
+HALO = ' stroke="#fff" stroke-width="2.5" paint-order="stroke"'  # keeps lines out of numbers
+TOP = 128  # title, legend of two lines, name of the first panel
 
 # fill of the bar, in the order of the contenders; bartender is always the black one
 PATTERNS = {
@@ -33,14 +36,19 @@ def ratio_text(ratio):
 
 
 class Picture:
-    """ratios[workload][contender] is a number, or missing where it was not measured."""
+    """ratios[workload][contender] is a number, or missing where it was not measured.
 
-    def __init__(self, title, reference, workloads, contenders, ratios):
+    groups: (name, workloads) in order.  Each starts a row, unless it fits on what is left of one.
+    """
+
+    def __init__(self, title, reference, groups, contenders, ratios, command):
         self.title = title
+        self.command = command
         self.reference = reference
         self.contenders = [c for c in contenders if c != reference]
         self.ratios = ratios
-        self.workloads = [w for w in workloads if self.bars_of(w)]
+        self.groups = [(name, [w for w in workloads if self.bars_of(w)])
+                       for name, workloads in groups]
         fills = iter(FILLS)
         self.fill = {c: '#000000' if c == 'bartender' else next(fills) for c in self.contenders}
         self.parts = []
@@ -56,25 +64,31 @@ class Picture:
         self.add(f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}"{more}>'
                  f'{html.escape(words)}</text>')
 
+    def width_of(self, workload):
+        return max(len(self.bars_of(workload)) * BAR_WIDTH + GROUP_GAP, 6.3 * len(workload) + 8)
+
     def rows(self):
-        """Groups that fit side by side."""
-        row, width = [], 0
-        for workload in self.workloads:
-            group = len(self.bars_of(workload)) * BAR_WIDTH + GROUP_GAP
-            group = max(group, 7 * len(workload) + 8)
-            if row and width + group > PANEL_WIDTH:
+        """Workloads that fit side by side: (workload, x, width, name of the group that starts)."""
+        row, used = [], 0
+        for name, workloads in self.groups:
+            widths = [self.width_of(w) for w in workloads]
+            if row and used + sum(widths) > PANEL_WIDTH:
                 yield row
-                row, width = [], 0
-            row.append((workload, width, group))
-            width += group
+                row, used = [], 0
+            for index, (workload, width) in enumerate(zip(workloads, widths)):
+                if row and used + width > PANEL_WIDTH:
+                    yield row
+                    row, used = [], 0
+                row.append((workload, used, width, name if index == 0 else None))
+                used += width
         if row:
             yield row
 
     def range_of(self, row):
         """Powers of two below and above every bar of the panel, with room for the labels."""
-        values = [self.ratios[w][c] for w, _, _ in row for c in self.bars_of(w)]
-        return (min(-2, math.floor(math.log2(min(values)) - 1.3)),
-                max(2, math.ceil(math.log2(max(values)) + 1.3)))
+        values = [self.ratios[w][c] for w, _, _, _ in row for c in self.bars_of(w)]
+        return (min(-2, math.floor(math.log2(min(values)) - 2.4)),
+                max(2, math.ceil(math.log2(max(values)) + 2.4)))
 
     def panel(self, top, row):
         """Draws a panel; returns its height."""
@@ -88,7 +102,12 @@ class Picture:
                      f' stroke="{stroke}" stroke-width=".7"/>')
             self.text(LEFT - 6, y + 3.5, f'{2 ** power}' if power >= 0 else f'1/{2 ** -power}', 10,
                       'end')
-        for workload, offset, group in row:
+        for workload, offset, group, heading in row:
+            if heading:
+                self.text(LEFT + offset, top - 10, heading, 13, 'start', ' font-weight="bold"')
+                if offset > 0:
+                    self.add(f'<line x1="{LEFT + offset}" x2="{LEFT + offset}" y1="{top - 20}"'
+                             f' y2="{top + height:.1f}" stroke="#000" stroke-width=".7"/>')
             bars = self.bars_of(workload)
             x = LEFT + offset + (group - len(bars) * BAR_WIDTH) / 2
             for contender in bars:
@@ -103,27 +122,32 @@ class Picture:
         self.add(f'<rect x="{x + 1:.1f}" y="{y:.1f}" width="{BAR_WIDTH - 2}" height="{height:.1f}"'
                  f' fill="{self.fill[contender]}" stroke="#000" stroke-width=".6"/>')
         # Beyond the bar's end, read upwards.
-        tx = x + BAR_WIDTH / 2 + 3
+        tx = x + BAR_WIDTH / 2 + 3.5
         if ratio >= 1:
             place, anchor = y - 3, 'start'
         else:
             place, anchor = y + height + 3, 'end'
         bold = ' font-weight="bold"' if contender == 'bartender' else ''
-        self.text(tx, place, ratio_text(ratio), 8.5, anchor,
-                  f' transform="rotate(-90 {tx:.1f} {place:.1f})"{bold}')
+        self.text(tx, place, ratio_text(ratio), 10, anchor,
+                  f' transform="rotate(-90 {tx:.1f} {place:.1f})"{bold}{HALO}')
 
     def legend(self):
-        x = LEFT
+        x, y = LEFT, 66
         for contender in self.contenders:
-            self.add(f'<rect x="{x}" y="54" width="16" height="12" fill="{self.fill[contender]}"'
-                     ' stroke="#000" stroke-width=".6"/>')
-            self.text(x + 21, 64, contender, 12, 'start')
-            x += 40 + 7 * len(contender)
+            width = 34 + 7 * len(contender)
+            if x + width > LEFT + PANEL_WIDTH:
+                x, y = LEFT, y + 20
+            self.add(f'<rect x="{x}" y="{y - 10}" width="16" height="12"'
+                     f' fill="{self.fill[contender]}" stroke="#000" stroke-width=".6"/>')
+            self.text(x + 21, y, contender, 12, 'start')
+            x += width
 
     def svg(self):
         rows = list(self.rows())
         heights = [(high - low) * DOUBLING_HEIGHT for low, high in map(self.range_of, rows)]
-        height = TOP + sum(heights) + PANEL_GAP * len(rows)
+        gaps = [HEADING_GAP if any(place[3] for place in row) else PLAIN_GAP for row in rows[1:]]
+        gaps.append(PLAIN_GAP + 14)  # the command
+        height = TOP + sum(heights) + sum(gaps)
         width = LEFT + PANEL_WIDTH + 16
         self.parts = []
         self.add(f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
@@ -135,10 +159,11 @@ class Picture:
         self.add(f'<rect width="{width}" height="{height}" fill="#fff"/>')
         self.text(LEFT, 24, self.title, 16, 'start', ' font-weight="bold"')
         self.text(LEFT, 42, f'median of same-round ratios to {self.reference} (= 1), log scale; '
-                  'down is better', 11, 'start')
+                  'down is better', 12, 'start')
         self.legend()
         top = TOP
-        for row in rows:
-            top += self.panel(top, row) + PANEL_GAP
+        for row, gap in zip(rows, gaps):
+            top += self.panel(top, row) + gap
+        self.text(LEFT, height - 8, self.command, 10, 'start')
         self.add('</svg>')
         return '\n'.join(self.parts) + '\n'

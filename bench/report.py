@@ -66,6 +66,8 @@ class Samples:
 
 
 def value_text(value, unit):
+    if unit == 'us':
+        value, unit = value * 1e3, 'ns'
     if unit == 'ns':
         for limit, scale, name in ((1e3, 1, 'ns'), (1e6, 1e3, 'us'), (1e9, 1e6, 'ms')):
             if value < limit:
@@ -104,11 +106,6 @@ def print_ratios(samples, reference):
         rows.append(row)
     if rows:
         print_rows([f'ratio to {reference}', reference] + others, rows)
-    for workload in samples.workloads:
-        for contender in samples.contenders:
-            found = samples.absolute(workload, contender) if workload.only_persistent else None
-            if found:
-                print(f'{workload.name}, {contender}: {value_text(found[1], workload.unit)}')
 
 
 # Below this a process is mostly its own code and libc's, and a ratio says nothing of the heap.
@@ -121,9 +118,10 @@ SUMMARIES = (
     ('time, threads alone', ('threads',), None, 0),
     ('time, crowds of threads', ('crowd',), None, 0),
     ('time, large blocks', ('large',), None, 0),
-    ('CPU time, real programs', ('real',), None, 0),
+    ('time, nvm_malloc', ('nvm',), None, 0),
+    ('CPU, real programs', ('real',), None, 0),
     ('peak resident', MEMORY_GROUPS, 'peak_rss_bytes', 0),
-    ('peak resident, heaps of 4 MiB or more', MEMORY_GROUPS, 'peak_rss_bytes', HEAP_BYTES_MIN),
+    ('peak resident, 4 MiB or more', MEMORY_GROUPS, 'peak_rss_bytes', HEAP_BYTES_MIN),
     ('page faults', MEMORY_GROUPS, 'page_faults', 0),
 )
 
@@ -150,16 +148,43 @@ def summaries(samples, reference):
     return found
 
 
-def print_summaries(found):
-    rows = [[name, contender, f'{mean:.2f}', str(count), f'{worst[0]:.2f}  {worst[1]}']
-            for name, means in found.items()
-            for contender, (mean, count, worst) in means.items()]
-    last = None
-    for row in rows:
-        row[0], last = '' if row[0] == last else row[0], row[0]
+def print_means(found, contenders, reference):
+    """One row a summary, one column a contender: the mean, and the worst in brackets."""
+    for tail, without in ((f', to {reference}', reference), (', bartender to', 'bartender')):
+        columns = [c for c in contenders if c != without]
+        rows = []
+        for name, by in found.items():
+            if name.endswith(tail):
+                most = max(mean[1] for mean in by.values())
+                rows.append([name[:-len(tail)], str(most)] +
+                            [mean_text(by.get(c), most) for c in columns])
+        if rows:
+            print_rows(['geometric mean (worst)' + tail, 'of'] + columns, rows)
+            print('* of fewer workloads: the others it cannot run\n'
+                  if any('*' in cell for row in rows for cell in row) else '')
+
+
+def mean_text(mean, most):
+    if mean is None:
+        return '- '
+    worst = f'{mean[2][0]:.2f}' if mean[2][0] < 10 else f'{mean[2][0]:.0f}'
+    return f'{mean[0]:.2f} ({worst})' + ('*' if mean[1] < most else ' ')
+
+
+def print_absolutes(samples):
+    """Workloads that only persistent heaps have, each contender's own number."""
+    rows = []
+    columns = [c for c in samples.contenders
+               if any(w.only_persistent and samples.absolute(w, c) for w in samples.workloads)]
+    for workload in samples.workloads:
+        if workload.only_persistent:
+            found = [samples.absolute(workload, c) for c in columns]
+            if any(found):
+                rows.append([workload.name] +
+                            [value_text(f[1], workload.unit) if f else '-' for f in found])
     if rows:
         print()
-        print_rows(['geometric means of medians', '', 'mean', 'of', 'worst'], rows, left=(0, 1, 4))
+        print_rows(['persistent heaps'] + columns, rows)
 
 
 def as_json(samples, reference, counters, command):

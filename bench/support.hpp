@@ -143,11 +143,10 @@ uint64_t run_threads(uint64_t count, Body body) {
   return elapsed;
 }
 
-// A "Name: N kB" line of /proc/self/status, in bytes.  VmHWM rather than ru_maxrss, which also
-// remembers the process that we were before exec.
-inline uint64_t status_bytes(const char* name) {
+// The "Name: N kB" line of a file of /proc/self, in bytes.
+inline uint64_t proc_bytes(const char* path, const char* name) {
   static char text[8192];
-  const int file = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+  const int file = open(path, O_RDONLY | O_CLOEXEC);
   if (file < 0) fail("no /proc");
   const ssize_t length = read(file, text, sizeof(text) - 1);
   close(file);
@@ -156,7 +155,11 @@ inline uint64_t status_bytes(const char* name) {
   return line == nullptr ? 0 : std::strtoull(line + std::strlen(name) + 1, nullptr, 10) * kKiB;
 }
 
-inline uint64_t resident_bytes() { return status_bytes("VmRSS:"); }
+// VmHWM rather than ru_maxrss, which also remembers the process that we were before exec.
+inline uint64_t status_bytes(const char* name) { return proc_bytes("/proc/self/status", name); }
+
+// Exact: the kernel walks the page tables.  VmRSS is off by up to 64 pages a thread and core.
+inline uint64_t resident_bytes() { return proc_bytes("/proc/self/smaps_rollup", "Rss:"); }
 
 // The result: what was run, then named numbers, then what the process cost in all.
 class Result {

@@ -13,16 +13,17 @@ class Workload:
     """`command` starts with a program of bench/.  {n} in it is the length, from `full` or `quick`."""
 
     def __init__(self, name, group, command, full, quick, value='ns_per_operation', unit='ns',
-                 only_persistent=False, prepare=None, run=None):
+                 only_persistent=False, prepare=None, run=None, variant='full'):
         self.name = name
-        self.group = group  # small, threads, large, memory, process, real
+        self.group = group  # small, threads, crowd, large, memory, process, nvm, real
         self.command = command.split() if isinstance(command, str) else command
         self.length = {False: full, True: quick}
         self.value = value
         self.unit = unit
-        self.only_persistent = only_persistent  # an absolute time, without a ratio
+        self.only_persistent = only_persistent  # only persistent heaps have it: no ratio to the reference
         self.prepare = prepare  # a command that dies by SIGKILL before, leaving an arena
         self.run = run  # real programs: see RealProgram
+        self.variant = variant  # of the nvm_malloc benchmarks; only contenders that have it run it
 
     def arguments(self, quick):
         return [word.replace('{n}', str(self.length[quick])) for word in self.command]
@@ -89,7 +90,7 @@ def large_workloads():
     found.append(Workload('large 5..25M', 'large', 'large replace --operations {n}', 150, 40))
     found.append(Workload('realloc growth', 'large', 'large grow --final-mib {n}', 1024, 256))
     found.append(Workload('first touch', 'large', 'large first-touch --total-mib {n}', 256, 64))
-    found.append(Workload('first touch / anonymous', 'large',
+    found.append(Workload('first touch / anonymous', 'memory',
                           'large first-touch --total-mib {n}', 256, 64, 'per_anonymous', 'x'))
     return found
 
@@ -108,10 +109,30 @@ def process_workloads():
     for mib in (16, 256):
         found.append(Workload(f'fork {mib} MiB', 'process',
                               f'process fork --heap-mib {mib} --operations {{n}}', 9, 5))
-    for count in (100_000, 1_000_000, 4_000_000):
+    # Against the number of objects, then against the size of the heap with few objects.
+    for count, size, name in ((100_000, 64, '0.1M x 64 B'), (1_000_000, 64, '1M x 64 B'),
+                              (4_000_000, 64, '4M x 64 B'), (4096, 65536, '256 MiB of 64 KiB'),
+                              (16384, 65536, '1 GiB of 64 KiB')):
         found.append(Workload(
-            f'reopen {count} x 64', 'process', 'process open', 0, 0, only_persistent=True,
-            prepare=['process', 'fill', '--count', str(count), '--size', '64']))
+            f'reopen {name}', 'process', 'process open', 0, 0, only_persistent=True,
+            prepare=['process', 'fill', '--count', str(count), '--size', str(size)]))
+    return found
+
+
+def nvm_workloads():
+    """The nvm_malloc benchmarks: 100,000 blocks a thread, whether quick or not, as theirs."""
+    found = []
+    for name in ('fastalloc', 'alloc_free', 'alloc_free_alloc', 'linkedlist'):
+        for threads, sizes, mark in ((1, '64', '64 1T'), (2, '64', '64 2T'),
+                                     (1, '64 4096', '64..4K 1T')):
+            found.append(Workload(f'{name} {mark}', 'nvm', f'nvm_malloc {name} {threads} {sizes}',
+                                  0, 0, 'microseconds', 'us'))
+        for variant in ('full', 'no-flush', 'no-drain', 'neither'):
+            found.append(Workload(
+                f'{name} 64 1T, {variant}', 'nvm', f'nvm_malloc {name} 1 64 --variant {variant}',
+                0, 0, 'microseconds', 'us', only_persistent=True, variant=variant))
+    found.append(Workload('recovery 100 lists', 'nvm', 'nvm_malloc recovery 100', 0, 0,
+                          'microseconds', 'us', only_persistent=True, variant='recovery'))
     return found
 
 
@@ -218,4 +239,4 @@ def real_workloads():
 
 def all_workloads():
     return (small_workloads() + crowd_workloads() + large_workloads() + memory_workloads() +
-            process_workloads() + real_workloads())
+            process_workloads() + nvm_workloads() + real_workloads())

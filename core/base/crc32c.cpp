@@ -55,6 +55,13 @@ __attribute__((target("sse4.2"))) uint32_t by_instruction(const uint8_t* bytes, 
     wide = _mm_crc32_u64(wide, word);
   }
   crc = static_cast<uint32_t>(wide);
+  if (size_bytes >= 4) {
+    uint32_t word;
+    std::memcpy(&word, bytes, sizeof(word));
+    crc = _mm_crc32_u32(crc, word);
+    size_bytes -= 4;
+    bytes += 4;
+  }
   for (; size_bytes > 0; size_bytes--, bytes++) crc = _mm_crc32_u8(crc, *bytes);
   return crc;
 }

@@ -48,7 +48,8 @@ class LogReader {
  public:
   // `file`: byte 0 of the arena's file, wherever it is mapped; frames and lanes up to the header's
   // grown marks are read.
-  LogReader(const ArenaHeader& header, const char* file, uint32_t lane);
+  // `is_own`: the log was written by this process and is whole; its checksums need no look.
+  LogReader(const ArenaHeader& header, const char* file, uint32_t lane, bool is_own = false);
 
   // The next record; nullptr: there is none.  Links are followed and not told.
   const LogRecord* next();
@@ -64,6 +65,7 @@ class LogReader {
 
   const ArenaHeader& header_;
   const char* file_;
+  bool is_own_;
   uint64_t sequence_;
   uint32_t chain_;
   uint64_t at_;  // offsets in the file

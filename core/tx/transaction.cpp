@@ -63,7 +63,7 @@ bool Transaction::start(Transactions& transactions, uint32_t lane) {
   extent_bytes_ = 0;
   free_count_ = 0;
   next_range_ = 0;
-  std::memset(ranges_, 0, sizeof(ranges_));
+  for (Range& range : ranges_) range = {};
   depth = 1;
   is_canceled = false;
   return true;
@@ -146,12 +146,13 @@ void Transaction::fresh_line() {
 
 // From the first record to the last, links left out.
 template <typename Visit>
-void Transaction::for_each(RecordKind kind, Visit visit) const {
-  if (last_ == 0) return;
-  LogReader reader(arena_->header(), base_, lane_);
-  while (const LogRecord* record = reader.next()) {
-    if (record->kind == static_cast<uint32_t>(kind)) visit(record);
-    if (reader.last() == last_) break;
+void Transaction::for_each(Visit visit) const {
+  uint64_t end = last_;  // visit() may write more
+  LogReader reader(arena_->header(), base_, lane_, true);
+  while (const LogRecord* record = end == 0 ? nullptr : reader.next()) {
+    bool is_last = reader.last() == end;
+    visit(record);
+    if (is_last) break;
   }
 }
 
@@ -227,8 +228,10 @@ void* Transaction::allocate(ThreadCache& cache, size_t size_bytes, size_t alignm
 
 const LogRecord* Transaction::find_alloc(const void* pointer) const {
   const LogRecord* found = nullptr;
-  for_each(RecordKind::kAlloc, [&](const LogRecord* record) {
-    if (alloc_payload_of(record).block == offset_of(pointer)) found = record;
+  for_each([&](const LogRecord* record) {
+    if (record->kind == static_cast<uint32_t>(RecordKind::kAlloc) &&
+        alloc_payload_of(record).block == offset_of(pointer))
+      found = record;
   });
   return found;
 }
@@ -271,7 +274,8 @@ Error Transaction::free(void* pointer) {
 // Whether the blocks to be freed are still live: a plain free() may have been faster.
 bool Transaction::are_frees_good() const {
   bool is_good = true;
-  for_each(RecordKind::kFree, [&](const LogRecord* record) {
+  for_each([&](const LogRecord* record) {
+    if (record->kind != static_cast<uint32_t>(RecordKind::kFree)) return;
     AllocPayload payload = alloc_payload_of(record);
     if (payload.live == 0) return;  // allocated by this transaction
     uint16_t state = static_cast<uint8_t>(base_[record->target]);
@@ -285,59 +289,47 @@ bool Transaction::are_frees_good() const {
 // Whatever was changed in place: the ranges kept, and the blocks allocated.  False: nothing was.
 bool Transaction::flush_data() const {
   bool is_any = false;
-  for_each(RecordKind::kUndo, [&](const LogRecord* record) {
-    arena_->persist().flush(base_ + record->target, record->length_bytes);
+  auto flush = [&](uint64_t offset, uint64_t size_bytes) {
+    if (size_bytes == 0) return;
+    arena_->persist().flush(base_ + offset, size_bytes);
     is_any = true;
-  });
-  for_each(RecordKind::kAlloc, [&](const LogRecord* record) {
-    AllocPayload payload = alloc_payload_of(record);
-    if (payload.size_bytes == 0) return;
-    arena_->persist().flush(base_ + payload.block, payload.size_bytes);
-    is_any = true;
+  };
+  for_each([&](const LogRecord* record) {
+    if (record->kind == static_cast<uint32_t>(RecordKind::kUndo)) {
+      flush(record->target, record->length_bytes);
+    } else if (record->kind == static_cast<uint32_t>(RecordKind::kAlloc)) {
+      AllocPayload payload = alloc_payload_of(record);
+      flush(payload.block, payload.size_bytes);
+    }
   });
   return is_any;
 }
 
 void Transaction::apply() const {
   Persist& persist = arena_->persist();
-  LogReader reader(arena_->header(), base_, lane_);
-  while (const LogRecord* record = reader.next()) {
+  for_each([&](const LogRecord* record) {
     char* target = base_ + record->target;
-    switch (static_cast<RecordKind>(record->kind)) {
-      case RecordKind::kRedo:
-        store(target, record + 1, record->length_bytes);
-        persist.flush(target, record->length_bytes);
-        break;
-      case RecordKind::kAlloc:
-      case RecordKind::kFree: {
-        AllocPayload payload = alloc_payload_of(record);
-        bool is_alloc = record->kind == static_cast<uint32_t>(RecordKind::kAlloc);
-        store_state(target, payload, is_alloc ? payload.live : 0);
-        persist.flush(target, payload.state_bytes);
-        break;
-      }
-      default:
-        break;
+    auto kind = static_cast<RecordKind>(record->kind);
+    if (kind == RecordKind::kRedo) {
+      store(target, record + 1, record->length_bytes);
+      persist.flush(target, record->length_bytes);
+    } else if (kind == RecordKind::kAlloc || kind == RecordKind::kFree) {
+      AllocPayload payload = alloc_payload_of(record);
+      store_state(target, payload, kind == RecordKind::kAlloc ? payload.live : 0);
+      persist.flush(target, payload.state_bytes);
     }
-    if (reader.last() == last_) break;
-  }
+  });
 }
 
 // The old bytes of what apply() will change.  Stores of apply() may then reach media before the
 // commit does.
 Error Transaction::keep_old() {
-  uint64_t end = last_;
-  LogReader reader(arena_->header(), base_, lane_);
-  while (const LogRecord* record = reader.next()) {
-    bool is_last = reader.last() == end;
-    if (record->kind == static_cast<uint32_t>(RecordKind::kRedo)) {
-      Error error =
-          append(RecordKind::kUndo, record->target, base_ + record->target, record->length_bytes);
-      if (error != Error::kNone) return error;
-    }
-    if (is_last) break;
-  }
-  return Error::kNone;
+  Error error = Error::kNone;
+  for_each([&](const LogRecord* record) {
+    if (error != Error::kNone || record->kind != static_cast<uint32_t>(RecordKind::kRedo)) return;
+    error = append(RecordKind::kUndo, record->target, base_ + record->target, record->length_bytes);
+  });
+  return error;
 }
 
 Error Transaction::commit(ThreadCache& cache) {
@@ -410,7 +402,8 @@ void Transaction::finish(ThreadCache& cache, bool is_committed) {
       arena_->deferred().defer(lane_, word, value, arena_->persist());
       if (extent_ != nullptr) arena_->deferred().settle(arena_->persist());
     }
-    give_blocks(cache, is_committed ? RecordKind::kFree : RecordKind::kAlloc);
+    if (free_count_ > 0 || !is_committed)
+      give_blocks(cache, is_committed ? RecordKind::kFree : RecordKind::kAlloc);
     release_extents();
   }
   transactions_->lanes_[lane_].lock.unlock();

@@ -102,7 +102,7 @@ class Transaction {
     return static_cast<uint64_t>(static_cast<const char*>(address) - base_);
   }
   template <typename Visit>
-  void for_each(RecordKind kind, Visit visit) const;
+  void for_each(Visit visit) const;
 
   Arena* arena_ = nullptr;
   Transactions* transactions_ = nullptr;

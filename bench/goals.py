@@ -1,0 +1,106 @@
+"""The goals of bartender's speed and memory, each judged by the numbers of one run.
+
+A goal is a number and a limit; smaller is better.  What was not measured in this run is said to be
+so, never counted as hit.  The exact ones are tests too: tests/bench.
+"""
+
+import collections
+
+import report
+
+Goal = collections.namedtuple('Goal', 'name found limit verdict')
+
+SMALL = ('small', 'threads')
+TIMED = ('small', 'threads', 'crowd', 'large', 'nvm', 'real')
+
+# A case of counters.CASES, and instructions per operation
+INSTRUCTIONS = (
+    ('pair 64', 54), ('pair 64, second thread existed', 54), ('pair 16', 60), ('pair 1K', 60),
+    ('pair 4K', 60), ('pair 32K', 60), ('batch 1k fifo', 60), ('batch 1k lifo', 60),
+    ('calloc 64', 75),
+)
+
+# name, groups, compared with, mean or worst, limit
+MEANS = (
+    ('small blocks, mean', SMALL, 'jemalloc', 'mean', 1.0),
+    ('small blocks, mean', SMALL, 'mimalloc', 'mean', 1.1),
+    ('threads, mean', ('threads',), 'mimalloc', 'mean', 1.1),
+    ('threads, worst', ('threads',), 'mimalloc', 'worst', 1.5),
+    ('everywhere, worst', TIMED, 'memtier', 'worst', 1.0),
+    ('everywhere, worst', TIMED, 'memtier-file', 'worst', 1.0),
+    ('everywhere, worst', TIMED, 'pmemobj-atomic', 'worst', 1.0),
+    ('everywhere, worst', TIMED, 'pmemobj-tx', 'worst', 1.0),
+)
+
+# Workloads, of which the worst counts; compared with (None: the number itself); limit
+SINGLE = (
+    (('pair 64K 1T', 'pair 64K 2T'), 'glibc', 1.5),
+    (('pair 2M 1T', 'pair 2M 2T'), 'glibc', 1.5),
+    (('large 5..25M',), 'mimalloc', 1.2),
+    (('realloc growth',), 'glibc', 1.5),
+    (('first touch / anonymous',), None, 1.3),
+    (('blowup',), None, 1.5),
+    (('fragmentation',), 'jemalloc', 1.0),
+    (('fragmentation',), 'mimalloc', 1.0),
+    (('start /bin/true',), 'glibc', 1.3),
+)
+
+
+def verdict_of(found, limit):
+    if found is None:
+        return 'not measured'
+    return 'hit' if found <= limit else 'MISSED'
+
+
+def mean_or_worst(samples, groups, base, which, field=None):
+    """(number, "of N workloads" or the worst one's name), or None."""
+    if base not in samples.contenders or 'bartender' not in samples.contenders:
+        return None
+    mean = samples.mean_of_ratios('bartender', base, groups, field)
+    if mean is None:
+        return None
+    return (mean[0], f'{mean[1]} workloads') if which == 'mean' else (mean[2][0], mean[2][1])
+
+
+def single(samples, names, base):
+    """The worst of the workloads, or None if one of them was not measured."""
+    found = []
+    for workload in (w for w in samples.workloads if w.name in names):
+        if 'bartender' in samples.contenders and (base is None or base in samples.contenders):
+            quartiles = (samples.absolute(workload, 'bartender') if base is None
+                         else samples.ratio(workload, 'bartender', base))
+            found += [quartiles[1]] if quartiles else []
+    return max(found) if len(found) == len(names) else None
+
+
+def judge(samples, counted):
+    """All goals, in the order of the table."""
+    goals = []
+
+    def add(name, found, limit):
+        goals.append(Goal(name, found, limit, verdict_of(found, limit)))
+
+    for name, groups, base, which, limit in MEANS:
+        found = mean_or_worst(samples, groups, base, which)
+        add(f'time, {name}, to {base}' + (f' ({found[1]})' if found else ''),
+            found[0] if found else None, limit)
+    for names, base, limit in SINGLE:
+        add(' and '.join(names) + (f', to {base}' if base else ''),
+            single(samples, names, base), limit)
+    found = mean_or_worst(samples, report.MEMORY_GROUPS, 'glibc', 'mean', 'peak_rss_bytes')
+    add('peak resident, mean, to glibc' + (f' ({found[1]})' if found else ''),
+        found[0] if found else None, 1.15)
+    for name, limit in INSTRUCTIONS:
+        add(f'instructions, {name}', counted.get(f'instructions, {name}', {}).get('bartender'), limit)
+    add('locked instructions, pair 64',
+        counted.get('locked instructions, pair 64', {}).get('bartender'), 0)
+    return goals
+
+
+def print_goals(goals):
+    rows = [[g.name, '-' if g.found is None else f'{g.found:.3g}', f'<= {g.limit:g}', g.verdict]
+            for g in goals if g.found is not None]
+    count = collections.Counter(g.verdict for g in goals)
+    if rows:
+        report.print_rows(['goals of bartender', 'found', 'goal', ''], rows, left=(0, 3))
+    print(f'{count["hit"]} goals hit, {count["MISSED"]} missed, {count["not measured"]} not measured\n')
