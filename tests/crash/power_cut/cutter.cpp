@@ -28,6 +28,7 @@ bool Cutter::run(const Program& program, const CutOptions& options, const std::s
   name_ = name;
   faults_ = 0;
   cut_number_ = 0;
+  visited_.assign(Sites::kMax, false);
   count(tally_.programs);
   std::string path = directory_ + "/work.arena";
   if (std::string death = clerk_.make_program(program, path); !death.empty()) {
@@ -40,6 +41,11 @@ bool Cutter::run(const Program& program, const CutOptions& options, const std::s
   std::memset(static_cast<void*>(&after_), 0, sizeof(after_));
   replay(program);
   return faults_ == 0;
+}
+
+void Cutter::visit(const Event& event) {
+  if (event.kind == EventKind::kFlush || event.kind == EventKind::kDrain)
+    visited_[event.site] = true;
 }
 
 bool Cutter::is_left_out(const Event& event) const {
@@ -67,6 +73,7 @@ void Cutter::replay(const Program& program) {
         if (is_cut) cut("in", media_, i, program);
         [[fallthrough]];
       default:
+        visit(event);
         if (!is_left_out(event)) media_.apply(event);
     }
   }
@@ -104,7 +111,7 @@ std::string Cutter::examine(Media& media, bool records) {
   std::strcpy(exam_.path, path.c_str());
   media.write(path);
   exam_.records = records;
-  exam_.exercises = ++exams_ % 4 == 0;
+  exam_.exercises = ++exams_ % 8 == 0;
   count(tally_.images);
   return clerk_.examine();
 }
@@ -183,6 +190,7 @@ void Cutter::cut_recovery(const Program& program, const std::string& outer) {
         nested_.undo();
       }
     }
+    visit(event);
     if (!is_left_out(event)) nested_.apply(event);
   }
 }

@@ -48,12 +48,16 @@ class Cutter {
   // `name`: how to ask for this program again.  False: a violation.
   bool run(const Program& program, const CutOptions& options, const std::string& name);
 
+  // Flushes and drains that the last program, or a recovery of it, came by.
+  const std::vector<bool>& visited() const { return visited_; }
+
  private:
   void replay(const Program& program);
   void cut(const char* when, Media& media, uint32_t event, const Program& program);
   void cut_recovery(const Program& program, const std::string& outer);
   std::string examine(Media& media, bool records);
   void report(const std::string& fault, const std::string& where, const Program& program);
+  void visit(const Event& event);
   bool is_left_out(const Event& event) const;
   void open_worlds(uint32_t begin);
   void mark_worlds();
@@ -71,6 +75,7 @@ class Cutter {
   Media nested_;
   World before_{};
   World after_{};
+  std::vector<bool> visited_;
   std::unordered_set<uint64_t> seen_;  // images of this program and call
   uint64_t cut_number_ = 0;
   uint64_t exams_ = 0;

@@ -280,7 +280,7 @@ class Examiner {
             return fail("the recovered arena gives out the live block at 0x%llx", found.offset);
         }
         opened.blocks.push_back({at, size_bytes});
-        std::memset(block, 0x5A, size_bytes);
+        std::memset(block, 0x5A, 16);
       }
     }
     return true;

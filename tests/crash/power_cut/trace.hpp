@@ -9,6 +9,7 @@
 
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -66,9 +67,18 @@ struct Sites {
     uint32_t visits;
   };
   uint32_t count;
+  std::atomic<uint32_t> lock;  // several jobs may use one list
   Site sites[kMax];
 
   uint32_t index_of(uint64_t address, bool is_drain) {
+    while (lock.exchange(1, std::memory_order_acquire) != 0) continue;
+    uint32_t index = find_or_add(address, is_drain);
+    lock.store(0, std::memory_order_release);
+    return index;
+  }
+
+ private:
+  uint32_t find_or_add(uint64_t address, bool is_drain) {
     for (uint32_t i = 0; i < count; i++) {
       if (sites[i].address == address && (sites[i].is_drain != 0) == is_drain) {
         sites[i].visits++;
