@@ -95,6 +95,13 @@ void Machine::make(const Call& call, uint16_t number) {
     case Op::kAbort:
       abort();
       break;
+    case Op::kFillRoots:
+      for (uint32_t i = 0; i < call.a; i++) {
+        std::string name = "filler " + std::to_string(i);
+        must(roots_.set(name.c_str(), anchor_, nullptr));
+        if (i % 16 == 0) must(roots_.set(name.c_str(), nullptr, nullptr));
+      }
+      break;
     case Op::kCollect:
       break;
     case Op::kWrong:
@@ -254,12 +261,10 @@ void Machine::adopt(uint32_t size_bytes, uint32_t slots) {
   Transaction& transaction = *mine().transaction;
   must(transaction.adopt(taken, size_bytes));
   uint64_t copy = reinterpret_cast<uint64_t>(owned.block) | 1;  // a pointer into it
-  uint32_t data_index = 0;
   if (slots > 1) {
-    take_data(1, data_index);
-    must(transaction.write(data(data_index), &copy, sizeof(copy)));
+    owned.second = slot(kSlots + first);
+    must(transaction.write(owned.second, &copy, sizeof(copy)));
   }
-  if (slots > 1) owned.second = data(data_index);
   mine().at_commit.push_back([this, owned, value, copy] {
     block_effect(owned);
     word_effect(owned.block, value << 8 | 1);
@@ -286,6 +291,7 @@ void Machine::link(const Owned& owned, uint32_t slot_index) {
 void Machine::begin() {
   if (mine().transaction != nullptr) return;
   mine() = {};
+  next_data_[thread_] = 0;  // the same words again and again
   mine().transaction = transactions_.begin();
   if (mine().transaction == nullptr) must(Error::kNoSpace);
 }
@@ -352,10 +358,7 @@ void Machine::tx_free() {
   must(mine().transaction->free(owned.block));
   uint64_t nothing = 0;
   must(mine().transaction->write(slot(from), &nothing, sizeof(nothing)));
-  // The other word may be something else by now.
   uint64_t* second = owned.second;
-  if (second != nullptr && *second != (reinterpret_cast<uint64_t>(owned.block) | 1))
-    second = nullptr;
   if (second != nullptr) must(mine().transaction->write(second, &nothing, sizeof(nothing)));
   is_slot_busy_[from] = true;
   uint64_t at = arena_.offset_of(owned.block);

@@ -45,7 +45,7 @@ struct Options {
 constexpr uint32_t kRandomCalls = 24;
 
 // The names of programs: "s/3.14" strict, calls 3 and 14 of the alphabet; "lr/17" lazy, random 17;
-// "s/new" the making of an arena; "s/wrong 2".
+// "s/new" the making of an arena; "s/script 1"; "s/wrong 2".
 std::optional<Program> program_of(const std::string& name, uint64_t seed) {
   Program program;
   size_t slash = name.find('/');
@@ -72,6 +72,14 @@ std::optional<Program> program_of(const std::string& name, uint64_t seed) {
     program.calls.push_back({Op::kMalloc, 64});
     return program;
   }
+  if (rest.starts_with("script ")) {
+    uint64_t index = std::strtoull(rest.c_str() + 7, nullptr, 10);
+    auto all = scripts(program.is_strict);
+    if (index >= all.size()) return {};
+    program.calls.insert(program.calls.end(), all[index].begin(), all[index].end());
+    program.first_cut = all[index][0].op == Op::kFillRoots ? 4 : 3;
+    return program;
+  }
   // Something to free, to set a root to, to resize; a filled slot.
   program.calls.push_back({Op::kMalloc, 40000});
   program.calls.push_back({Op::kMalloc, 64});
@@ -87,6 +95,13 @@ std::optional<Program> program_of(const std::string& name, uint64_t seed) {
     at = *end == '.' ? end + 1 : end;
   }
   return program;
+}
+
+std::vector<std::string> script_names(bool is_strict) {
+  std::vector<std::string> names;
+  for (size_t i = 0; i < scripts(is_strict).size(); i++)
+    names.push_back(std::string(is_strict ? "s" : "l") + "/script " + std::to_string(i));
+  return names;
 }
 
 // All programs of exactly `length` calls; those of the alphabet's index `from` on.
@@ -223,6 +238,9 @@ class Suite {
     auto is_mine = [&] { return turn++ % jobs == job; };
     for (bool is_strict : {true, false}) {
       if (wants(is_strict) && is_mine()) make(desk, is_strict ? "s/new" : "l/new", options);
+      for (const std::string& name : script_names(is_strict)) {
+        if (wants(is_strict) && is_mine()) make(desk, name, options);
+      }
     }
     for (unsigned length = 1; length <= 3 && !options_.is_random; length++) {
       if (options_.is_quick && length == 3) break;
@@ -256,6 +274,7 @@ std::vector<std::string> Suite::short_suite() const {
     if (!wants(is_strict)) continue;
     std::string kind = is_strict ? "s" : "l";
     names.push_back(kind + "/new");
+    for (const std::string& name : script_names(is_strict)) names.push_back(name);
     for (const std::string& name : programs_of(is_strict, 1)) names.push_back(name);
     for (uint64_t i = 0; i < kShortRandom; i++) names.push_back(kind + "r/" + std::to_string(i));
     auto pairs = programs_of(is_strict, 2);

@@ -1,5 +1,6 @@
 #include "tests/crash/power_cut/program.hpp"
 
+#include "core/persist/layout.hpp"
 #include "tests/crash/power_cut/media.hpp"
 
 namespace btd::test {
@@ -9,7 +10,7 @@ const char* const kNames[] = {"open",     "reopen",   "anchor",      "malloc",  
                               "resize",   "release",  "thread",      "root_set",  "root_remove",
                               "malloc_to", "free_from", "activate",  "copy",      "store",
                               "begin",    "add",      "write",       "tx_malloc", "tx_free",
-                              "tx_root_set", "commit", "abort",      "collect",   "wrong"};
+                              "tx_root_set", "commit", "abort",      "fill_roots", "collect",   "wrong"};
 static_assert(sizeof(kNames) / sizeof(kNames[0]) == static_cast<size_t>(Op::kWrong) + 1);
 
 constexpr uint32_t kNewest = ~0u;
@@ -44,6 +45,7 @@ std::vector<std::vector<Call>> alphabet(bool is_strict) {
       {{Op::kBegin, 0}, {Op::kAdd, 3}, {Op::kTxMalloc, 64}, {Op::kTxRootSet, 2}, {Op::kCommit, 0}},
       {{Op::kBegin, 0}, {Op::kAdd, 2}, {Op::kTxMalloc, 64}, {Op::kTxFree, 0}, {Op::kAbort, 0}},
       {{Op::kReopen, 0}},
+      {{Op::kBegin, 0}, {Op::kAdd, 3}, {Op::kTxMalloc, 64}, {Op::kReopen, 0}},
   };
   if (is_strict) {
     all.push_back({{Op::kMalloc, 5000}});
@@ -53,8 +55,34 @@ std::vector<std::vector<Call>> alphabet(bool is_strict) {
     all.push_back({{Op::kResize, 100000}});
     all.push_back({{Op::kResize, 36000}});
     all.push_back({{Op::kRelease, 0}});
+    all.push_back({{Op::kFree, 0}, {Op::kFree, 0}, {Op::kRelease, 0}});
+    all.push_back({{Op::kMalloc, 100000}});
     all.push_back({{Op::kBegin, 0}, {Op::kAdd, 600}, {Op::kAdd, 100}, {Op::kCommit, 0}});
   }
+  return all;
+}
+
+std::vector<std::vector<Call>> scripts(bool is_strict) {
+  std::vector<std::vector<Call>> all = {
+      // A transaction cut by the death of its process, and another one on its words.
+      {{Op::kBegin, 0}, {Op::kAdd, 3}, {Op::kReopen, 0}, {Op::kBegin, 0}, {Op::kAdd, 3}, {Op::kCommit, 0}},
+      // A root named by a transaction that came to nothing, set by another thread.
+      {{Op::kBegin, 0}, {Op::kTxRootSet, 1}, {Op::kAbort, 0}, {Op::kThread, 1}, {Op::kMalloc, 64}, {Op::kRootSet, 1}},
+      // Logs that go on in extents.
+      {{Op::kBegin, 0}, {Op::kAdd, 500}, {Op::kWrite, 200}, {Op::kTxMalloc, 64}, {Op::kCommit, 0}, {Op::kMalloc, 100000}, {Op::kCopy, 3}},
+      {{Op::kBegin, 0}, {Op::kAdd, 700}, {Op::kAbort, 0}, {Op::kMalloc, 100000}, {Op::kCopy, 3}},
+      {{Op::kBegin, 0}, {Op::kWrite, 700}, {Op::kReopen, 0}, {Op::kMalloc, 100000}, {Op::kCopy, 700}},
+      // Extents whose blocks are gone, joined after a restart, and a block across the heads of both.
+      {{Op::kMalloc, 40000}, {Op::kMalloc, 40000}, {Op::kMalloc, 64}, {Op::kFree, 2}, {Op::kFree, 2}, {Op::kReopen, 0}, {Op::kMalloc, 90000}, {Op::kMallocTo, 40000}},
+      {{Op::kMallocTo, 40000}, {Op::kMallocTo, 40000}, {Op::kFreeFrom, 0}, {Op::kFreeFrom, 0}, {Op::kReopen, 0}, {Op::kMallocTo, 90000}, {Op::kMallocTo, 40000}},
+      {{Op::kMallocTo, 40000}, {Op::kMallocTo, 40000}, {Op::kFreeFrom, 0}, {Op::kFreeFrom, 0}, {Op::kRelease, 0}, {Op::kMallocTo, 90000}, {Op::kMallocTo, 40000}},
+      // Two transactions at once.
+      {{Op::kBegin, 0}, {Op::kAdd, 3}, {Op::kTxMalloc, 64}, {Op::kThread, 1}, {Op::kBegin, 0}, {Op::kAdd, 3}, {Op::kTxMalloc, 64}, {Op::kCommit, 0}, {Op::kThread, 0}, {Op::kCommit, 0}, {Op::kThread, 1}, {Op::kFreeFrom, 0}, {Op::kMalloc, 64}},
+      // Another thread frees, and gives out, what a transaction has made.
+      {{Op::kBegin, 0}, {Op::kTxMalloc, 64}, {Op::kCommit, 0}, {Op::kThread, 1}, {Op::kFreeFrom, 0}, {Op::kThread, 0}, {Op::kMalloc, 64}, {Op::kMalloc, 64}, {Op::kThread, 1}, {Op::kMallocTo, 64}},
+  };
+  // A place of a root used again.
+  if (is_strict) all.push_back({{Op::kFillRoots, kRootCount}, {Op::kRootSet, 1}});
   return all;
 }
 
@@ -88,7 +116,7 @@ Program random_program(uint64_t seed, bool is_strict, uint32_t count) {
         program.calls.push_back({Op::kResize, static_cast<uint32_t>(33000 + random(300000))});
         break;
       case 6:
-        program.calls.push_back({random(3) == 0 ? Op::kRelease : Op::kStore, 0});
+        program.calls.push_back({random(2) == 0 ? Op::kRelease : Op::kStore, 0});
         break;
       case 7:
         program.calls.push_back({Op::kRootSet, static_cast<uint32_t>(1 + random(4))});
@@ -126,7 +154,7 @@ Program random_program(uint64_t seed, bool is_strict, uint32_t count) {
         program.calls.push_back({Op::kTxFree, 0});
         break;
       case 20:
-        program.calls.push_back({Op::kTxRootSet, static_cast<uint32_t>(5 + random(3))});
+        program.calls.push_back({Op::kTxRootSet, static_cast<uint32_t>(1 + random(4))});
         break;
       case 21:
       case 22:
@@ -139,7 +167,7 @@ Program random_program(uint64_t seed, bool is_strict, uint32_t count) {
         program.calls.push_back({Op::kThread, static_cast<uint32_t>(random(2))});
         break;
       case 25:
-        if (random(4) == 0) program.calls.push_back({Op::kReopen, 0});
+        if (random(2) == 0) program.calls.push_back({Op::kReopen, 0});
         if (random(8) == 0) program.calls.push_back({Op::kMalloc, 1200000});
         break;
     }

@@ -39,6 +39,7 @@ enum class Op : uint8_t {
   kTxRootSet,    // a: root; to a block of this transaction
   kCommit,
   kAbort,
+  kFillRoots,    // a: so many others, most of them set
   kCollect,
   kWrong,        // a: number of a wrong order
 };
@@ -58,6 +59,8 @@ struct Program {
 
 // Single calls, and whole transactions, of which all short programs are made.
 std::vector<std::vector<Call>> alphabet(bool is_strict);
+// What takes more than three calls to go wrong.
+std::vector<std::vector<Call>> scripts(bool is_strict);
 // A long one.
 Program random_program(uint64_t seed, bool is_strict, uint32_t calls);
 
