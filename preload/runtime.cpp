@@ -47,6 +47,10 @@ thread_local constinit ThreadStage thread_stage [[gnu::tls_model("initial-exec")
     ThreadStage::kNew;
 thread_local constinit uint8_t exit_rounds [[gnu::tls_model("initial-exec")]] = 0;
 
+// This thread's cache, once it has one.  `cache` is the same, but in strict durability, where it
+// stays empty: the fast paths store a state and do no more, so they must find nothing to do.
+thread_local constinit ThreadCache* own_cache [[gnu::tls_model("initial-exec")]] = nullptr;
+
 void turn_off() {
   threshold = kNothingRouted;
   stage.store(Stage::kOff, std::memory_order_relaxed);
@@ -106,17 +110,19 @@ void end_thread(void* heap) {
   if (stage.load(std::memory_order_relaxed) != Stage::kOpen) return;
   thread_stage = ThreadStage::kEnded;
   cache = &empty_cache;
+  own_cache = nullptr;
   arena.release_heap(*static_cast<Heap*>(heap));
 }
 
 // REQUIRES: the arena is open.  False: this thread gets no cache of its own.
 bool give_thread_a_cache() {
-  if (thread_stage == ThreadStage::kActive) return cache != &empty_cache;
+  if (thread_stage == ThreadStage::kActive) return own_cache != nullptr;
   if (thread_stage == ThreadStage::kEnded || !has_exit_key) return false;
   Heap* heap = arena.acquire_heap();
   if (heap == nullptr) return false;
   thread_stage = ThreadStage::kActive;
-  cache = &heap->cache();
+  own_cache = &heap->cache();
+  if (!arena.is_strict()) cache = own_cache;
   int kept = errno;
   // May allocate; by now that works.  If it fails, the heap stays with a thread that is gone: no
   // block is lost, some memory rests.
@@ -129,7 +135,7 @@ bool give_thread_a_cache() {
 template <typename Work>
 void with_cache(Work work) {
   if (give_thread_a_cache()) {
-    work(*cache);
+    work(*own_cache);
     return;
   }
   LockGuard guard(late_lock);
@@ -162,6 +168,7 @@ void after_fork_in_child() {
   if (now != Stage::kOpen) return;
   threshold = kNothingRouted;
   cache = &empty_cache;
+  own_cache = nullptr;
   thread_stage = ThreadStage::kEnded;
   stage.store(Stage::kInherited, std::memory_order_relaxed);
   arena.fork_child();
@@ -198,7 +205,8 @@ void read_program_name(const char* argument) {
   path[length < 0 ? 0 : length] = '\0';
   const char* from = length > 0 ? path : argument != nullptr ? argument : "unknown";
   if (const char* slash = std::strrchr(from, '/')) from = slash + 1;
-  // The array is zero, so the name is terminated.  NOLINTNEXTLINE(bugprone-not-null-terminated-result)
+  // The array is zero, so the name is terminated.
+  // NOLINTNEXTLINE(bugprone-not-null-terminated-result)
   std::memcpy(program, from, min(std::strlen(from), sizeof(program) - 1));
 }
 

@@ -37,6 +37,7 @@ void add_salvage(CLI::App& app, int& status);
 void add_check(CLI::App& app, int& status);
 void add_rm(CLI::App& app, int& status);
 void add_config(CLI::App& app, int& status);
+void add_doctor(CLI::App& app, int& status);
 void add_version(CLI::App& app, int& status);
 
 }  // namespace btd::tools

@@ -48,17 +48,20 @@ const Setting kSettings[kSettingCount] = {
      .choices_usable = 0},
     {.name = "DURABILITY",
      .unit = "word",
-     .range = "process",
+     .range = "process, lazy, strict",
      .default_text = "process",
-     .cost = "process: nothing, a store to a shared mapping outlives the process as it is",
+     .cost = "process: nothing, a store to a shared mapping outlives the process as it is; lazy: "
+             "flushes where extents, roots and transactions change, none per malloc or free; "
+             "strict: one line flushed and one wait for each malloc and each free",
      .what = "what the arena survives: process is the death of the process at any instruction; "
-             "lazy and strict (power loss) are not in this version",
+             "lazy is power loss too, for what is reachable from roots; strict is power loss too, "
+             "for every block; `bartender doctor PATH` tells what the media there can keep",
      .kind = SettingKind::kChoice,
      .offset = offsetof(Config, durability),
      .bytes_min = 0,
      .bytes_max = 0,
      .choices = {"process", "lazy", "strict"},
-     .choices_usable = 1},
+     .choices_usable = 3},
     {.name = "ON_RESTART",
      .unit = "word",
      .range = "salvage, keep, discard",

@@ -82,6 +82,11 @@ int protect(void* address, size_t size_bytes, int protection) noexcept {
   return static_cast<int>(call(SYS_mprotect, address, size_bytes, protection));
 }
 
+int sync_pages(void* address, size_t size_bytes) noexcept {
+  return static_cast<int>(call(SYS_msync, address, size_bytes, MS_SYNC));
+}
+int sync_file(int descriptor) noexcept { return static_cast<int>(call(SYS_fsync, descriptor)); }
+
 long read_file(const char* path, char* buffer, size_t buffer_bytes) noexcept {
   int descriptor = open(path, O_RDONLY);
   if (descriptor < 0) return descriptor;

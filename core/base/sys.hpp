@@ -28,6 +28,9 @@ intptr_t map(void* address, size_t size_bytes, int protection, int flags, int de
 int unmap(void* address, size_t size_bytes) noexcept;
 int advise(void* address, size_t size_bytes, int advice) noexcept;
 int protect(void* address, size_t size_bytes, int protection) noexcept;
+// msync(2) with MS_SYNC: returns once the pages are on media.
+int sync_pages(void* address, size_t size_bytes) noexcept;
+int sync_file(int descriptor) noexcept;  // fsync(2)
 
 // Reads a whole small file; returns the bytes read (the buffer is NUL-terminated), or a negative
 // errno value.

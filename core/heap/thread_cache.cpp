@@ -4,6 +4,7 @@
 
 #include "core/heap/arena.hpp"
 #include "core/heap/heap.hpp"
+#include "core/heap/spread.hpp"
 
 namespace btd {
 
@@ -32,12 +33,15 @@ void ThreadCache::grow_bin(size_t size_class) noexcept {
 bool ThreadCache::refill(size_t size_class) noexcept {
   if (remote_count_ > 0) flush_remote();
   CachedBlock* begin = rows_[kBegin][size_class].block;
+  bool is_strict = arena_->is_strict();
+  if (is_strict) rows_[kEnd][size_class] = rows_[kLimit][size_class];  // many lines to spread over
   auto count = static_cast<uint32_t>(rows_[kEnd][size_class].block - begin);
   grow_bin(size_class);
   for (;;) {
     {
       LockGuard guard(heap_->lock());
       uint32_t taken = heap_->take(size_class, begin, max(count / 2, 1u));
+      if (is_strict) spread_states(begin, taken);
       rows_[kTop][size_class].block = begin + taken;
       if (taken > 0) return true;
     }

@@ -69,6 +69,21 @@ uint64_t dax_device_bytes(dev_t device) {
   return size_bytes;
 }
 
+Backend backend_of(int descriptor) {
+  struct stat status {};
+  if (sys::stat_of(descriptor, &status) == 0 && S_ISCHR(status.st_mode)) return Backend::kDevdax;
+  struct statfs file_system {};
+  if (::fstatfs(descriptor, &file_system) == 0 && file_system.f_type == TMPFS_MAGIC)
+    return Backend::kTmpfs;
+  // MAP_SYNC is granted on DAX alone; asking is the only way to know.
+  auto page_bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  intptr_t probe =
+      sys::map(nullptr, page_bytes, PROT_READ, MAP_SHARED_VALIDATE | MAP_SYNC, descriptor, 0);
+  if (probe < 0) return Backend::kFile;
+  sys::unmap(reinterpret_cast<void*>(probe), page_bytes);
+  return Backend::kFsdax;
+}
+
 Error Mapping::open(const char* path, bool may_create) {
   if (std::strlen(path) >= sizeof(path_)) return Error::kUnsupported;
   std::strcpy(path_, path);
@@ -98,20 +113,7 @@ Error Mapping::open(const char* path, bool may_create) {
     if (!may_create) return close(), Error::kNotFound;
     close();
   }
-  if (backend_ != Backend::kDevdax) {
-    struct statfs file_system {};
-    bool is_known = ::fstatfs(descriptor_, &file_system) == 0;
-    backend_ = is_known && file_system.f_type == TMPFS_MAGIC ? Backend::kTmpfs : Backend::kFile;
-    if (backend_ == Backend::kFile) {
-      // MAP_SYNC is granted on DAX alone; asking is the only way to know.
-      intptr_t probe =
-          sys::map(nullptr, page_bytes_, PROT_READ, MAP_SHARED_VALIDATE | MAP_SYNC, descriptor_, 0);
-      if (probe >= 0) {
-        sys::unmap(reinterpret_cast<void*>(probe), page_bytes_);
-        backend_ = Backend::kFsdax;
-      }
-    }
-  }
+  backend_ = backend_of(descriptor_);
   return Error::kNone;
 }
 
@@ -254,6 +256,21 @@ void Mapping::unlink() {
       named.st_dev == device_) {
     sys::unlink(path_);
   }
+}
+
+Error Mapping::make_name_durable() {
+  if (backend_ == Backend::kDevdax) return Error::kNone;
+  if (sys::sync_file(descriptor_) < 0) return Error::kIo;
+  char directory[sizeof(path_)];
+  std::strcpy(directory, path_);
+  char* slash = std::strrchr(directory, '/');
+  if (slash != nullptr) slash[slash == directory ? 1 : 0] = '\0';
+  int opened = sys::open(slash != nullptr ? directory : ".", O_RDONLY | O_DIRECTORY);
+  // A directory that may be written but not read: what the file system does by itself must do.
+  if (opened < 0) return opened == -EACCES ? Error::kNone : Error::kIo;
+  int result = sys::sync_file(opened);
+  sys::close(opened);
+  return result < 0 ? Error::kIo : Error::kNone;
 }
 
 void Mapping::unmap() {

@@ -34,6 +34,9 @@ enum class Backend : uint8_t {
 // The size of a DAX character device, from sysfs (fstat tells none); 0: it is something else.
 uint64_t dax_device_bytes(dev_t device);
 
+// What an open regular file or DAX device is.
+Backend backend_of(int descriptor);
+
 class Mapping {
  public:
   // Opens or creates `path` (never through a symbolic link in its last part) and takes the lock.
@@ -70,6 +73,9 @@ class Mapping {
   // Returns the space to the file system; the range stays mapped and reads as zeros.  False: the
   // file system cannot.
   bool give_back(uint64_t offset, size_t size_bytes);
+
+  // The file and its name in its directory, over power loss.  ERRORS: kIo.  REQUIRES: open.
+  Error make_name_durable();
 
   void unmap();
   // Once the arena is open the mapping is all that is needed.

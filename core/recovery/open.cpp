@@ -7,8 +7,8 @@
 #include <new>
 
 #include "core/base/sys.hpp"
+#include "core/persist/durability.hpp"
 #include "core/persist/layout.hpp"
-#include "core/persist/persist.hpp"
 #include "core/recovery/view.hpp"
 #include "core/tx/replay.hpp"
 
@@ -54,14 +54,16 @@ void boot_id_of_machine(uint8_t (&id)[16]) {
   }
 }
 
-void name_owner(ArenaHeader& header, const char* program) {
+void name_owner(ArenaHeader& header, const OpenRequest& request) {
   header.state = static_cast<uint32_t>(ArenaState::kOpen);
   header.pid = static_cast<uint32_t>(getpid());
   header.pid_start_ticks = start_ticks_of_self();
   boot_id_of_machine(header.boot_id);
   header.opened_s = sys::wall_clock_s();
   std::memset(header.program, 0, sizeof(header.program));
-  std::memcpy(header.program, program, min(std::strlen(program), sizeof(header.program) - 1));
+  std::memcpy(header.program, request.program,
+              min(std::strlen(request.program), sizeof(header.program) - 1));
+  header.durability = static_cast<uint32_t>(request.durability);
 }
 
 Error refuse(Line& why, const char* path, Error error, const char* reason, const char* advice) {
@@ -202,7 +204,8 @@ Error validate_frames(const FrameHeader* headers, const char* path, Line& why) {
 // ERRORS: kNoMemory: the kernel refuses DRAM.
 //
 // The only stores to media are descriptors of large extents without a block: an allocation that was
-// cut short before its commit, or a free after it.
+// cut short before its commit, or a free after it.  They are durable before a frame is used again:
+// a head that came back inside another extent would make the arena unreadable.
 Error adopt_frames(FrameHeader* headers, Arena& arena) {
   const ArenaHeader& header = view.header();
   uint32_t coarse_end = header.coarse_frames_grown;
@@ -210,6 +213,7 @@ Error adopt_frames(FrameHeader* headers, Arena& arena) {
   struct {
     uint32_t first, end;
   } zones[] = {{0, coarse_end}, {fine_first, fine_first + header.fine_frames_grown}};
+  bool is_any_cleared = false;
   for (auto [frame, end] : zones) {
     uint32_t free_from = frame;
     auto end_of_free = [&](uint32_t next) {
@@ -220,6 +224,8 @@ Error adopt_frames(FrameHeader* headers, Arena& arena) {
       bool is_large = descriptor.kind == static_cast<uint8_t>(ExtentKind::kLarge);
       if (is_large && headers[frame].state == 0) {
         publish(&headers[frame].descriptor, Descriptor{});
+        arena.persist().flush(&headers[frame].descriptor, sizeof(Descriptor));
+        is_any_cleared = true;
         descriptor = {};
       }
       if (descriptor.frame_count == 0) {
@@ -238,6 +244,7 @@ Error adopt_frames(FrameHeader* headers, Arena& arena) {
     }
     end_of_free(end);
   }
+  if (is_any_cleared) arena.persist().drain();
   return Error::kNone;
 }
 
@@ -314,9 +321,15 @@ Error open_arena(const OpenRequest& request, Arena& arena, Line& why) {
       is_new = is_never_used(mapping);
     }
   }
-  arena.set_persist(process_persist(), process_persist());
+  Persistence persistence = choose_persist(mapping.backend(), request.durability);
+  arena.set_persist(persistence.structures, persistence.states);
   if (request.structures != nullptr) arena.set_persist(*request.structures, *request.states);
   error = is_new ? create(request, mapping, arena, why) : recover(request, mapping, arena, why);
+  // Before it holds anything that should outlive the machine.
+  if (error == Error::kNone && request.durability != Durability::kProcess) {
+    error = arena.mapping().make_name_durable();
+    if (error != Error::kNone) refuse_mapping(why, request.path, error);
+  }
   view.close();
   if (error != Error::kNone) {
     if (arena.mapping().path()[0] == '\0') mapping.close();
@@ -326,7 +339,7 @@ Error open_arena(const OpenRequest& request, Arena& arena, Line& why) {
   arena.update_header([&](ArenaHeader& header) {
     header.magic = kArenaMagic;  // with it a new arena begins to exist
     header.epoch++;
-    name_owner(header, request.program);
+    name_owner(header, request);
   });
   arena.start();
   return Error::kNone;

@@ -19,6 +19,7 @@ struct OpenRequest {
   uint64_t capacity_bytes;  // of a new arena; less when the kernel refuses that much, at least
                             // kCapacityBytesMin
   OnRestart on_restart = OnRestart::kSalvage;
+  Durability durability = Durability::kProcess;
   bool keep_from_children = false;
   bool may_create = true;
   const char* program = "";  // recorded as the owner

@@ -84,6 +84,7 @@ Error open_pattern(const Config& config, const char* pattern, const char* progra
     }
     OpenRequest request{path, config.size_bytes};
     request.on_restart = config.on_restart;
+    request.durability = config.durability;
     request.keep_from_children = config.fork == ForkMode::kNone;
     request.program = program;
     Line reason;

@@ -511,8 +511,8 @@ class BadSettings(Case):
             self.assertTrue(stopped.reports(), str(stopped))
 
     def test_bad_values_are_named(self):
-        for name, value in (('THRESHOLD', 'abc'), ('THRESHOLD', '-1'), ('THRESHOLD', '16Q'), ('SIZE', '1K'), ('SIZE', '99999999999999999999'), ('SIZE', '64G!'), ('DURABILITY', 'strict'),
-                            ('DURABILITY', 'lazy'), ('DURABILITY', 'Process '), ('ON_RESTART', 'perhaps'),
+        for name, value in (('THRESHOLD', 'abc'), ('THRESHOLD', '-1'), ('THRESHOLD', '16Q'), ('SIZE', '1K'), ('SIZE', '99999999999999999999'), ('SIZE', '64G!'), ('DURABILITY', 'eager'),
+                            ('DURABILITY', 'Process '), ('ON_RESTART', 'perhaps'),
                             ('ON_EXIT', 'maybe'), ('ON_MISUSE', 'shrug'), ('FORK', 'yes'), ('LOG', 'loud')):
             with self.subTest(name=name, value=value):
                 driver.empty(self.place)

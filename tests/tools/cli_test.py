@@ -97,7 +97,7 @@ def poke(path, offset, data):
 class General(Case):
     def test_each_subcommand_has_help_that_names_its_exit_codes(self):
         listed = self.tool("--help")
-        for command in ("run", "ls", "info", "salvage", "check", "rm", "config", "version"):
+        for command in ("run", "ls", "info", "salvage", "check", "rm", "config", "doctor", "version"):
             self.assertIn(command, listed)
             text = self.tool(command, "--help")
             self.assertIn("--json", text)
@@ -111,7 +111,7 @@ class General(Case):
         with open(root + "/docs/completions/bartender.bash") as file:
             completion = file.read()
         count = 0
-        for command in ("run", "ls", "info", "salvage", "check", "rm", "config", "version"):
+        for command in ("run", "ls", "info", "salvage", "check", "rm", "config", "doctor", "version"):
             for option in re.findall(r"(?m)^  (?:-h,)?(--[a-z-]+)", self.tool(command, "--help")):
                 self.assertRegex(page, re.escape(option) + r"(?![a-z-])", command)
                 self.assertRegex(completion, re.escape(option) + r"(?![a-z-])", command)
@@ -170,10 +170,67 @@ class Config(Case):
             self.assertIn("`BARTENDER_%s`" % name, markdown)
 
     def test_wrong_setting_is_named(self):
-        for name, value in (("BARTENDER_SIZE", "12Q"), ("BARTENDER_DURABILITY", "strict"), ("BARTENDER_SIZ", "1G")):
+        for name, value in (("BARTENDER_SIZE", "12Q"), ("BARTENDER_DURABILITY", "eager"), ("BARTENDER_SIZ", "1G")):
             environment = dict(self.environment, **{name: value})
             result = self.run_tool("config", status=64, env=environment)
             self.assertIn(name.encode(), result.stderr)
+
+
+class Doctor(Case):
+    LEVELS = ("process", "lazy", "strict")
+
+    def power_loss(self, document):
+        self.assertEqual([entry["level"] for entry in document["levels"]], list(self.LEVELS))
+        for entry in document["levels"]:
+            self.assertEqual(entry["process_death"], "exact")
+        return [entry["power_loss"] for entry in document["levels"]]
+
+    def test_tmpfs_survives_the_process_alone(self):
+        if not os.path.isdir("/dev/shm"):
+            self.skipTest("no /dev/shm")
+        document = self.tool_json("doctor", "/dev/shm")
+        self.assertEqual(document["backend"], "tmpfs")
+        self.assertFalse(document["map_sync"])
+        self.assertEqual(self.power_loss(document), ["nothing"] * 3)
+
+    def test_file_on_a_disk_goes_by_msync(self):
+        document = self.tool_json("doctor", self.directory)
+        if document["backend"] != "file":
+            self.skipTest("the directory for temporary files is on %s" % document["backend"])
+        self.assertEqual(document["way"], "msync")
+        self.assertEqual(self.power_loss(document), ["undefined", "reachable", "exact"])
+        for place in (self.path("not-there.arena"), self.image()):
+            self.assertEqual(self.tool_json("doctor", place)["backend"], "file")
+        self.assertEqual(os.listdir(self.directory), ["a.arena"], "nothing is left behind")
+
+    def test_instructions_are_those_of_the_processor_and_one_is_taken(self):
+        document = self.tool_json("doctor", self.directory)
+        with open("/proc/cpuinfo") as file:
+            flags = re.search(r"(?m)^flags\s*:(.*)$", file.read())
+        known = [name for name in ("clwb", "clflushopt", "clflush") if flags and name in flags[1].split()]
+        self.assertEqual([entry["name"] for entry in document["instructions"]], known)
+        if known:
+            self.assertIn(document["fastest"], known)
+            for entry in document["instructions"]:
+                self.assertGreater(entry["fresh_ns"], 0)
+            text = self.tool("doctor", self.directory)
+            self.assertEqual(text.count("taken"), 1, text)
+            self.assertRegex(text, document["fastest"] + r" .* taken")
+
+    def test_level_of_an_arena_is_told(self):
+        arena = self.path("level.arena")
+        program = "import os; x = bytearray(100000); os._exit(1)"
+        for level in self.LEVELS:
+            environment = dict(self.environment, LD_PRELOAD=LIBRARY, BARTENDER_ARENA=arena, BARTENDER_DURABILITY=level)
+            self.assertEqual(execute([PYTHON, "-c", program], env=environment).returncode, 1)
+            self.assertEqual(self.tool_json("doctor", arena)["arena_durability"], level)
+            self.assertIn("durability " + level, self.tool("doctor", arena))
+
+    def test_other_places_are_refused(self):
+        os.mkfifo(self.path("fifo"))
+        os.symlink("/dev/shm", self.path("link"))
+        for place in (self.path("fifo"), self.path("link"), "/dev/null", self.path("no/such/place"), "/proc/self/mem/x"):
+            self.run_tool("doctor", place, status=4)
 
 
 class List(Case):

@@ -219,10 +219,15 @@ BOOST_AUTO_TEST_CASE(unknown_word_is_refused_where_it_leaves_the_known_one) {
   BOOST_TEST(contains(refusal("LOG", "2"), "position 1: unknown word"));
 }
 
-BOOST_AUTO_TEST_CASE(durability_of_a_later_version_is_refused_clearly) {
-  BOOST_TEST(refusal("DURABILITY", "lazy") ==
-             "BARTENDER_DURABILITY: \"lazy\", position 1: not in this version; accepted: process");
-  BOOST_TEST(contains(refusal("DURABILITY", "STRICT"), "not in this version; accepted: process"));
+BOOST_AUTO_TEST_CASE(all_durability_levels_are_accepted) {
+  Config config;
+  BOOST_TEST(parse({"BARTENDER_DURABILITY=lazy"}, config) == "");
+  BOOST_TEST((config.durability == Durability::kLazy));
+  BOOST_TEST(parse({"BARTENDER_DURABILITY=STRICT"}, config) == "");
+  BOOST_TEST((config.durability == Durability::kStrict));
+  BOOST_TEST(refusal("DURABILITY", "eager") ==
+             "BARTENDER_DURABILITY: \"eager\", position 1: unknown word; "
+             "accepted: process, lazy, strict");
 }
 
 BOOST_AUTO_TEST_CASE(arena_pattern_accepts_its_five_escapes_only) {

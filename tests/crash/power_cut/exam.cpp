@@ -73,6 +73,7 @@ class Examiner {
     OpenRequest request{.path = exam_.path,
                         .capacity_bytes = kCapacityBytesMin,
                         .on_restart = OnRestart::kKeep,
+                            .durability = exam_.is_strict ? Durability::kStrict : Durability::kLazy,
                         .program = "exam"};
     Error error;
     if (records) {

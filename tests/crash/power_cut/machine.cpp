@@ -133,6 +133,7 @@ void Machine::open() {
   Error error = open_arena({.path = path_.c_str(),
                             .capacity_bytes = kCapacityBytesMin,
                             .on_restart = OnRestart::kKeep,
+                            .durability = program_.is_strict ? Durability::kStrict : Durability::kLazy,
                             .program = "power_cut",
                             .structures = &sim_,
                             .states = program_.is_strict ? static_cast<Persist*>(&sim_)

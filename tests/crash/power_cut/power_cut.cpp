@@ -77,7 +77,7 @@ std::optional<Program> program_of(const std::string& name, uint64_t seed) {
     auto all = scripts(program.is_strict);
     if (index >= all.size()) return {};
     program.calls.insert(program.calls.end(), all[index].begin(), all[index].end());
-    program.first_cut = all[index][0].op == Op::kFillRoots ? 4 : 3;
+    program.first_cut = all[index][0].op == Op::kFillRoots ? 5 : 3;
     return program;
   }
   // Something to free, to set a root to, to resize; a filled slot.

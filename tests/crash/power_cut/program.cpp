@@ -82,7 +82,7 @@ std::vector<std::vector<Call>> scripts(bool is_strict) {
       {{Op::kBegin, 0}, {Op::kTxMalloc, 64}, {Op::kCommit, 0}, {Op::kThread, 1}, {Op::kFreeFrom, 0}, {Op::kThread, 0}, {Op::kMalloc, 64}, {Op::kMalloc, 64}, {Op::kThread, 1}, {Op::kMallocTo, 64}},
   };
   // A place of a root used again.
-  if (is_strict) all.push_back({{Op::kFillRoots, kRootCount}, {Op::kRootSet, 1}});
+  if (is_strict) all.push_back({{Op::kFillRoots, kRootCount}, {Op::kMalloc, 64}, {Op::kRootSet, 1}});
   return all;
 }
 
