@@ -308,15 +308,23 @@ bool Machine::take_data(uint32_t words, uint32_t& first) {
   return true;
 }
 
+// A few words of each range are told of, and from then on always.
+bool Machine::is_told(uint32_t index, uint32_t words, uint32_t first) {
+  uint64_t* word = data(first + index);
+  if (index % 16 == 0 || index + 1 == words) told_.insert(word);
+  return told_.contains(word);
+}
+
 void Machine::add(uint32_t words) {
   uint32_t first;
   if (!take_data(words, first)) return;
   must(mine().transaction->add(data(first), words * sizeof(uint64_t)));
   for (uint32_t i = 0; i < words; i++) {
     uint64_t value = fresh_value();
-    if (i % 16 == 0 || i + 1 == words) word_effect(data(first + i), *data(first + i));
+    bool is_told = this->is_told(i, words, first);
+    if (is_told) word_effect(data(first + i), *data(first + i));
     *data(first + i) = value;
-    if (i % 16 == 0 || i + 1 == words)
+    if (is_told)
       mine().at_commit.push_back([this, first, i, value] { word_effect(data(first + i), value); });
   }
 }
@@ -327,10 +335,10 @@ void Machine::write(uint32_t words) {
   std::vector<uint64_t> values;
   for (uint32_t i = 0; i < words; i++) {
     values.push_back(fresh_value());
-    if (i % 16 == 0 || i + 1 == words) word_effect(data(first + i), *data(first + i));
-    if (i % 16 == 0 || i + 1 == words)
-      mine().at_commit.push_back(
-          [this, first, i, value = values[i]] { word_effect(data(first + i), value); });
+    if (!is_told(i, words, first)) continue;
+    word_effect(data(first + i), *data(first + i));
+    mine().at_commit.push_back(
+        [this, first, i, value = values[i]] { word_effect(data(first + i), value); });
   }
   must(mine().transaction->write(data(first), values.data(), words * sizeof(uint64_t)));
 }
@@ -407,6 +415,7 @@ void Machine::store() {
   if (open_[0].transaction != nullptr || open_[1].transaction != nullptr) return;
   if (has_threads_) arena_.deferred().settle(sim_);
   uint64_t value = fresh_value();
+  told_.insert(word);
   sim_.effect(EventKind::kMayWords, 0, 0);
   word_effect(word, value);
   *word = value;

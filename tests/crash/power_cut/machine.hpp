@@ -1,6 +1,8 @@
 // The process that makes a program's calls, and tells the trace what each of them promises.
 #pragma once
 
+#include <set>
+
 #include "core/recovery/open.hpp"
 #include "core/tx/roots.hpp"
 #include "core/tx/transaction.hpp"
@@ -61,6 +63,7 @@ class Machine {
     return reinterpret_cast<uint64_t*>(anchor_ + kDataAt) + thread_ * kDataWords +
            index % kDataWords;
   }
+  bool is_told(uint32_t index, uint32_t words, uint32_t first);
   bool take_data(uint32_t words, uint32_t& first);
   uint32_t free_slot() const;
   uint32_t filled_slot() const;
@@ -88,6 +91,7 @@ class Machine {
   Open open_[kThreads];
   uint64_t value_ = 0;
   uint32_t next_data_[kThreads] = {};
+  std::set<uint64_t*> told_;
   bool has_threads_ = false;
 };
 

@@ -80,6 +80,9 @@ std::vector<std::vector<Call>> scripts(bool is_strict) {
       {{Op::kBegin, 0}, {Op::kAdd, 3}, {Op::kTxMalloc, 64}, {Op::kThread, 1}, {Op::kBegin, 0}, {Op::kAdd, 3}, {Op::kTxMalloc, 64}, {Op::kCommit, 0}, {Op::kThread, 0}, {Op::kCommit, 0}, {Op::kThread, 1}, {Op::kFreeFrom, 0}, {Op::kMalloc, 64}},
       // Another thread frees, and gives out, what a transaction has made.
       {{Op::kBegin, 0}, {Op::kTxMalloc, 64}, {Op::kCommit, 0}, {Op::kThread, 1}, {Op::kFreeFrom, 0}, {Op::kThread, 0}, {Op::kMalloc, 64}, {Op::kMalloc, 64}, {Op::kThread, 1}, {Op::kMallocTo, 64}},
+      // One thread gives frames back, another takes them.
+      {{Op::kMalloc, 40000}, {Op::kMalloc, 40000}, {Op::kMalloc, 64}, {Op::kThread, 1}, {Op::kFree, 0}, {Op::kFree, 0}, {Op::kRelease, 0}, {Op::kThread, 0}, {Op::kMallocTo, 90000}},
+      {{Op::kThread, 1}, {Op::kMalloc, 40000}, {Op::kMalloc, 64}, {Op::kFree, 0}, {Op::kFree, 0}, {Op::kRelease, 0}, {Op::kThread, 0}, {Op::kMallocTo, 100000}},
   };
   // A place of a root used again.
   if (is_strict) all.push_back({{Op::kFillRoots, kRootCount}, {Op::kMalloc, 64}, {Op::kRootSet, 1}});

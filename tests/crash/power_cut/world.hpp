@@ -19,7 +19,7 @@ inline std::string root_name(uint32_t number) { return "root " + std::to_string(
 
 struct World {
   static constexpr uint32_t kBlocksMax = 1024;
-  static constexpr uint32_t kWordsMax = 512;
+  static constexpr uint32_t kWordsMax = 1024;
   struct Block {
     uint64_t offset;  // from the start of the file
     uint64_t size_bytes;
