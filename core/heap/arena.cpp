@@ -359,39 +359,55 @@ bool Arena::adopt_orphan(size_t size_class, Heap& heap) {
   return true;
 }
 
+// REQUIRES: the extent lock, or no other thread.
+void Arena::put_spare(Superblock& superblock) {
+  superblock.next_spare = spare_superblock_;
+  spare_superblock_ = static_cast<uint32_t>(&superblock - superblocks_) + 1;
+}
+
+// Between taking and publishing no lock is held: the frames are nobody else's.
 Superblock* Arena::carve(size_t size_class) {
   const SizeClassInfo& info = kSizeClasses[size_class];
   Zone& zone = info.is_fine ? fine_ : coarse_;
-  LockGuard guard(extent_lock_);
-  tick();
-  Superblock* superblock = new_superblock();
-  if (superblock == nullptr) return nullptr;
-  FreeExtent extent = take_frames(zone, info.frame_count, 1, true);
-  if (!extent.exists()) {
-    superblock->next_spare = spare_superblock_;
-    spare_superblock_ = static_cast<uint32_t>(superblock - superblocks_) + 1;
+  Superblock* superblock;
+  FreeExtent extent;
+  {
+    LockGuard guard(extent_lock_);
+    tick();
+    superblock = new_superblock();
+    if (superblock == nullptr) return nullptr;
+    extent = take_frames(zone, info.frame_count, 1);
+    if (!extent.exists()) {
+      put_spare(*superblock);
+      return nullptr;
+    }
+  }
+  if (!back(zone, extent, true)) {
+    LockGuard guard(extent_lock_);
+    put_spare(*superblock);
     return nullptr;
   }
   place(*superblock, extent.first_frame, size_class);
   for (uint64_t& word : superblock->free_bits) word = 0;
   superblock->mark_all_free();
   // The states are all 0: so they were when the file grew, and so they are when a superblock is
-  // retired.
+  // retired.  Not while a fork copies what is published.
+  LockGuard guard(extent_lock_);
   publish_head(extent.first_frame, ExtentKind::kSuperblock, static_cast<uint8_t>(size_class),
                info.frame_count);
   return superblock;
 }
 
 void Arena::retire(Superblock& superblock) {
-  LockGuard guard(extent_lock_);
   uint32_t frame = superblock.first_frame;
   // From this store on the frames are free; before it they are a superblock without live blocks.
   publish(&frame_header(frame)->descriptor, Descriptor{});
   persist_->persist(frame_header(frame), sizeof(Descriptor));
   set_owner(superblock, 0);
-  superblock.next_spare = spare_superblock_;
-  spare_superblock_ = static_cast<uint32_t>(&superblock - superblocks_) + 1;
-  give_frames(frame, superblock.info().frame_count, false);
+  uint32_t frame_count = superblock.info().frame_count;
+  LockGuard guard(extent_lock_);
+  put_spare(superblock);
+  give_frames(frame, frame_count, false);
   tick();
 }
 
@@ -409,14 +425,16 @@ Heap* Arena::lock_owner(Superblock& superblock) {
 
 void Arena::give_remote(void* const* blocks, uint32_t count) {
   Heap* locked = nullptr;
-  for (uint32_t i = 0; i < count; i++) {
+  for (uint32_t i = 0; i < count;) {
     Superblock& superblock = *superblock_of(blocks[i]);
     if (locked == nullptr || superblock.owner.load(std::memory_order_relaxed) != locked->id()) {
       if (locked != nullptr) locked->lock().unlock();
       locked = lock_owner(superblock);
       BTD_CHECK(locked != nullptr);  // a superblock with a block on its way home is not empty
     }
-    if (locked->give(superblock, superblock.slot_of(blocks[i]))) retire(superblock);
+    Heap::Given given = locked->give(superblock, blocks + i, count - i);
+    if (given.is_spare) retire(superblock);
+    i += given.count;
   }
   if (locked != nullptr) locked->lock().unlock();
 }

@@ -274,10 +274,12 @@ class Arena {
   Zone& zone_of(uint32_t frame) { return frame < fine_.first_frame ? coarse_ : fine_; }
 
   // REQUIRES: the extent lock.
-  // `touches`: the caller will write to all of it soon; otherwise fresh frames are allocated, but
-  // left unmapped until they are touched.
-  FreeExtent take_frames(Zone& zone, uint32_t frame_count, size_t alignment, bool touches);
-  bool grow(Zone& zone, uint32_t frames_wanted, bool touches);
+  // What is taken may have no space in the file yet: see back().
+  FreeExtent take_frames(Zone& zone, uint32_t frame_count, size_t alignment);
+  void take_no_space(Zone& zone, const FreeExtent& extent);
+  bool grow(Zone& zone, uint32_t frames_wanted);
+  bool is_refused(uint32_t frame_count, uint32_t now_s) const;
+  void note_refusal(uint32_t frame_count, uint32_t now_s);
   bool take_after(uint32_t first_frame, uint32_t frame_count);
   void show_grown();
   Error grow_metadata(Zone& zone, uint32_t first, uint32_t count);
@@ -285,9 +287,17 @@ class Arena {
   void tick();
   bool give_back_locked(uint32_t age_s, uint32_t extents_max);
 
+  // Allocates the space of an extent just taken, if it has none.  False: the file system refuses;
+  // the extent is free again.  REQUIRES: not the extent lock.
+  // `touches`: the caller will write to all of it soon; otherwise the pages are left unmapped until
+  // they are touched.
+  bool back(Zone& zone, const FreeExtent& extent, bool touches);
+  bool allocate_space(const FreeExtent& extent, bool touches);
+
   void publish_descriptor(uint32_t frame, ExtentKind kind, uint8_t detail, uint32_t frame_count);
   void publish_head(uint32_t frame, ExtentKind kind, uint8_t detail, uint32_t frame_count);
   Superblock* new_superblock();
+  void put_spare(Superblock& superblock);
   void place(Superblock& superblock, uint32_t first_frame, size_t size_class);
   void set_owner(Superblock& superblock, uint16_t owner);
   Superblock* carve(size_t size_class);
@@ -367,7 +377,8 @@ class Arena {
   uint32_t superblocks_backed_ = 0;
   uint32_t spare_superblock_ = 0;  // index + 1 of the first unused one; linked by reserved_b
   uint32_t next_tick_s_ = 0;
-  uint32_t next_growth_s_ = 0;  // the file system refused; do not ask again before
+  uint32_t refused_until_s_ = 0;  // until then the file system is not asked for this much again
+  uint32_t frames_refused_ = 0;
   bool can_give_back_ = true;
   PrivateRange snapshot_[kPrivateRanges] = {};
 

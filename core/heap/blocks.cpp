@@ -54,11 +54,15 @@ Reservation Arena::reserve_large(size_t size_bytes, size_t alignment, bool* is_z
 
 // The first frame; kNoIndex: the arena is full.
 uint32_t Arena::try_reserve_large(LargeShape shape, size_t alignment, bool* is_zero) {
-  LockGuard guard(extent_lock_);
-  tick();
-  FreeExtent extent = take_frames(coarse_, shape.frame_count, alignment, is_zero == nullptr);
-  if (!extent.exists()) return kNoIndex;
+  FreeExtent extent;
+  {
+    LockGuard guard(extent_lock_);
+    tick();
+    extent = take_frames(coarse_, shape.frame_count, alignment);
+  }
+  if (!extent.exists() || !back(coarse_, extent, is_zero == nullptr)) return kNoIndex;
   if (is_zero != nullptr) *is_zero = extent.is_zero;
+  LockGuard guard(extent_lock_);  // not while a fork copies what is published
   *superblock_index(extent.first_frame) = kLargeBlock;
   // Until its state is stored recovery gives the extent back.
   publish_head(extent.first_frame, ExtentKind::kLarge, shape.tail_pages, shape.frame_count);

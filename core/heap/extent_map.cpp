@@ -127,6 +127,15 @@ void ExtentMap::give(FreeExtent extent, uint32_t now_s) noexcept {
   insert(first, count, flags, now_s);
 }
 
+void ExtentMap::forget_backing(uint32_t first_frame, uint32_t now_s) noexcept {
+  if (first_frame >= end_frame_) return;
+  const ExtentNode& node = nodes_[first_frame];
+  if ((node.flags & (kIsFree | kIsBacked)) != (kIsFree | kIsBacked)) return;
+  FreeExtent extent = cut(first_frame, 0, node.frame_count);
+  extent.is_backed = false;
+  give(extent, now_s);
+}
+
 FreeExtent ExtentMap::take_stale(uint32_t freed_s_max) noexcept {
   for (uint32_t list = 0; list < kListCount && dirty_frames_ > 0; list++) {
     for (uint32_t first = heads_[list]; first != kNoIndex; first = nodes_[first].next) {

@@ -65,6 +65,10 @@ class ExtentMap {
   // taken out.
   FreeExtent take_stale(uint32_t freed_s_max) noexcept;
 
+  // The free extent that starts here, if there is one, counts as not backed from now on: so it
+  // joins such neighbours, and costs a system call when it is used next.
+  void forget_backing(uint32_t first_frame, uint32_t now_s) noexcept;
+
   // Any free extent that is backed; it is taken out.
   FreeExtent take_backed() noexcept;
 

@@ -1,7 +1,7 @@
 // Frames: how an arena takes them, grows by them and gives their memory back.
 //
-// Growing order: metadata, data, then the header, which makes the frames part of the zone; only
-// then can one be taken.  A crash before the header leaves space that is grown again.
+// Growing order: metadata, then the header, which makes the frames part of the zone; only then can
+// one be taken, and gets its space.  A crash before the header leaves metadata that is grown again.
 #include <sys/mman.h>
 
 #include <cstring>
@@ -22,24 +22,22 @@ constexpr uint32_t kTickExtents = 64;  // bounds the stall of the thread that ha
 
 }  // namespace
 
-FreeExtent Arena::take_frames(Zone& zone, uint32_t frame_count, size_t alignment, bool touches) {
+FreeExtent Arena::take_frames(Zone& zone, uint32_t frame_count, size_t alignment) {
   auto alignment_frames = static_cast<uint32_t>(max<uint64_t>(alignment >> kFrameShift, 1));
   auto origin =
       static_cast<uint32_t>(-(geometry_.coarse_base >> kFrameShift) & (alignment_frames - 1));
   FreeExtent extent = zone.extents.take(frame_count, alignment_frames, origin);
   if (!extent.exists()) {
     uint64_t wanted = uint64_t{frame_count} + alignment_frames - 1;
-    if (wanted > zone.frame_count || !grow(zone, static_cast<uint32_t>(wanted), touches)) return {};
+    if (wanted > zone.frame_count || !grow(zone, static_cast<uint32_t>(wanted))) return {};
     extent = zone.extents.take(frame_count, alignment_frames, origin);
   }
   if (extent.exists() && !extent.is_backed) {
-    uint64_t size_bytes = uint64_t{frame_count} * kFrameBytes;
-    if (mapping_.allocate_resident(frame_offset(extent.first_frame), size_bytes,
-                                   touches ? size_bytes : 0) != Error::kNone) {
-      zone.extents.give(extent, static_cast<uint32_t>(sys::steady_clock_s()));
+    auto now_s = static_cast<uint32_t>(sys::steady_clock_s());
+    if (is_refused(frame_count, now_s)) {
+      zone.extents.give(extent, now_s);
       return {};
     }
-    extent.is_backed = true;
   }
   return extent;
 }
@@ -72,56 +70,74 @@ bool Arena::grow_lanes(uint32_t count) {
   return true;
 }
 
-// Adds frames so that `frames_wanted` free ones stand at the zone's end.
-bool Arena::grow(Zone& zone, uint32_t frames_wanted, bool touches) {
+bool Arena::allocate_space(const FreeExtent& extent, bool touches) {
+  uint64_t size_bytes = uint64_t{extent.frame_count} * kFrameBytes;
+  return extent.is_backed ||
+         mapping_.allocate_resident(frame_offset(extent.first_frame), size_bytes,
+                                    touches ? size_bytes : 0) == Error::kNone;
+}
+
+// Without the lock: faulting in a large block takes long, and other threads have their own to
+// fault.
+bool Arena::back(Zone& zone, const FreeExtent& extent, bool touches) {
+  if (allocate_space(extent, touches)) return true;
+  LockGuard guard(extent_lock_);
+  take_no_space(zone, extent);
+  return false;
+}
+
+void Arena::take_no_space(Zone& zone, const FreeExtent& extent) {
   auto now_s = static_cast<uint32_t>(sys::steady_clock_s());
-  if (now_s < next_growth_s_) return false;
+  note_refusal(extent.frame_count, now_s);
+  zone.extents.give(extent, now_s);
+}
+
+// A file system that has just refused is not asked for as much again at once; for less it may be.
+bool Arena::is_refused(uint32_t frame_count, uint32_t now_s) const {
+  return now_s < refused_until_s_ && frame_count >= frames_refused_;
+}
+
+void Arena::note_refusal(uint32_t frame_count, uint32_t now_s) {
+  refused_until_s_ = now_s + 1;
+  frames_refused_ = frame_count;
+}
+
+// Adds frames so that `frames_wanted` free ones stand at the zone's end, without space in the file:
+// each extent gets its own when it is taken, by one call for all its pages.
+bool Arena::grow(Zone& zone, uint32_t frames_wanted) {
+  auto now_s = static_cast<uint32_t>(sys::steady_clock_s());
+  if (is_refused(frames_wanted, now_s)) return false;
+  zone.extents.forget_backing(zone.first_frame + zone.frames_grown - zone.extents.free_tail(),
+                              now_s);
   uint32_t missing = frames_wanted - min(frames_wanted, zone.extents.free_tail());
+  auto least = static_cast<uint32_t>(round_up(max(missing, 1u), kGrowFrames));
   uint64_t left =
       min<uint64_t>(zone.frame_count - zone.frames_grown,
                     capacity_frames_ -
                         min<uint64_t>(capacity_frames_, coarse_.frames_grown + fine_.frames_grown));
-  // The free tail may be of another kind (not backed), which does not join: then all of it must
-  // come fresh.
-  for (uint32_t least : {missing, frames_wanted}) {
-    least = static_cast<uint32_t>(round_up(max(least, 1u), kGrowFrames));
-    if (least > left) return false;
-    uint32_t step = max(
-        least,
-        min(kGrowFramesMax, static_cast<uint32_t>(round_up(zone.frames_grown / 8, kGrowFrames))));
-    step = static_cast<uint32_t>(min<uint64_t>(step, round_down(left, kGrowFrames)));
-    bool is_grown = false;
-    for (uint32_t count : {step, least}) {
-      uint32_t first = zone.first_frame + zone.frames_grown;
-      if (grow_metadata(zone, first, count) != Error::kNone) continue;
-      uint64_t size_bytes = uint64_t{count} * kFrameBytes;
-      uint64_t resident_bytes = touches ? uint64_t{least} * kFrameBytes : 0;
-      if (mapping_.open_access(frame_offset(first), size_bytes) != Error::kNone) continue;
-      if (mapping_.allocate_resident(frame_offset(first), size_bytes, resident_bytes) !=
-          Error::kNone)
-        continue;
-      std::atomic_ref(zone.frames_grown)
-          .store(zone.frames_grown + count, std::memory_order_relaxed);
-      if (is_open_) show_grown();
-      update_header([&](ArenaHeader& header) {
-        header.coarse_frames_grown = coarse_.frames_grown;
-        header.fine_frames_grown = fine_.frames_grown;
-      });
-      zone.extents.extend(count);
-      bool is_zero = mapping_.backend() != Backend::kDevdax;
-      zone.extents.give({first, count, true, is_zero},
-                        static_cast<uint32_t>(sys::steady_clock_s()));
-      is_grown = true;
-      break;
-    }
-    if (!is_grown) {
-      next_growth_s_ = now_s + 1;
-      return false;
-    }
-    if (zone.extents.free_tail() >= frames_wanted) return true;
-    left -= min<uint64_t>(left, step);
+  if (least > left) return false;
+  uint32_t step =
+      max(least,
+          min(kGrowFramesMax, static_cast<uint32_t>(round_up(zone.frames_grown / 8, kGrowFrames))));
+  step = static_cast<uint32_t>(min<uint64_t>(step, round_down(left, kGrowFrames)));
+  for (uint32_t count : {step, least}) {
+    uint32_t first = zone.first_frame + zone.frames_grown;
+    if (grow_metadata(zone, first, count) != Error::kNone) continue;
+    if (mapping_.open_access(frame_offset(first), uint64_t{count} * kFrameBytes) != Error::kNone)
+      continue;
+    std::atomic_ref(zone.frames_grown).store(zone.frames_grown + count, std::memory_order_relaxed);
+    if (is_open_) show_grown();
+    update_header([&](ArenaHeader& header) {
+      header.coarse_frames_grown = coarse_.frames_grown;
+      header.fine_frames_grown = fine_.frames_grown;
+    });
+    zone.extents.extend(count);
+    bool is_zero = mapping_.backend() != Backend::kDevdax;
+    zone.extents.give({first, count, false, is_zero}, now_s);
+    return true;
   }
-  return true;
+  note_refusal(frames_wanted, now_s);
+  return false;
 }
 
 // Who frees a block in a frame got it from a thread that saw this before.
@@ -192,6 +208,7 @@ bool Arena::give_back_locked(uint32_t age_s, uint32_t extents_max) {
       is_any = true;
     }
   }
+  if (is_any) refused_until_s_ = 0;  // the file system has space again
   return is_any;
 }
 
@@ -225,15 +242,16 @@ void Arena::publish_descriptor(uint32_t frame, ExtentKind kind, uint8_t detail,
 // for it.
 bool Arena::take_after(uint32_t first_frame, uint32_t frame_count) {
   FreeExtent more = coarse_.extents.take_at(first_frame, frame_count);
-  if (!more.exists() && first_frame + coarse_.extents.free_tail() == coarse_.frames_grown) {
-    if (!grow(coarse_, frame_count, true)) return false;
+  if (!more.exists()) {
+    coarse_.extents.forget_backing(first_frame, static_cast<uint32_t>(sys::steady_clock_s()));
     more = coarse_.extents.take_at(first_frame, frame_count);
   }
+  if (!more.exists() && first_frame + coarse_.extents.free_tail() == coarse_.frames_grown &&
+      grow(coarse_, frame_count))
+    more = coarse_.extents.take_at(first_frame, frame_count);
   if (!more.exists()) return false;
-  if (more.is_backed || mapping_.allocate(frame_offset(first_frame),
-                                          uint64_t{frame_count} * kFrameBytes) == Error::kNone)
-    return true;
-  coarse_.extents.give(more, static_cast<uint32_t>(sys::steady_clock_s()));
+  if (allocate_space(more, true)) return true;
+  take_no_space(coarse_, more);
   return false;
 }
 

@@ -14,27 +14,25 @@ uint32_t Heap::take(size_t size_class, CachedBlock* out, uint32_t count) noexcep
   while (taken < count) {
     Superblock* superblock = partial(size_class);
     if (superblock == nullptr) break;
-    partial_[size_class].remove(*superblock);
     taken += superblock->take(out + taken, count - taken);
-    add(*superblock);
+    if (!superblock->is_full()) break;
+    partial_[size_class].remove(*superblock);
+    full_[size_class].push(*superblock);
   }
   return taken;
 }
 
-bool Heap::give(Superblock& superblock, uint32_t slot) noexcept {
-  if (!superblock.is_scanned) return false;  // its state says all; a scan will find it
-  if (superblock.is_full()) {
-    remove(superblock);
-    superblock.mark_free(slot);
-    add(superblock);
-    return false;
-  }
-  superblock.mark_free(slot);
+bool Heap::settle(Superblock& superblock, bool was_full) noexcept {
   SuperblockList& list = partial_[superblock.size_class];
-  bool is_only = list.front() == &superblock && superblock.next == nullptr;
-  if (!superblock.is_empty() || is_only) return false;
-  list.remove(superblock);
-  return true;
+  if (was_full) full_[superblock.size_class].remove(superblock);
+  bool is_only = was_full ? list.front() == nullptr
+                          : list.front() == &superblock && superblock.next == nullptr;
+  if (superblock.is_empty() && !is_only) {
+    if (!was_full) list.remove(superblock);
+    return true;
+  }
+  if (was_full) list.push(superblock);
+  return false;
 }
 
 }  // namespace btd

@@ -37,13 +37,37 @@ class Heap {
   // Moves up to `count` blocks from partial superblocks to `out`.
   uint32_t take(size_t size_class, CachedBlock* out, uint32_t count) noexcept;
 
-  // Returns a slot.  True: the superblock is empty now, not the last one with free slots of its
-  // class, and was removed: retire it.
-  [[nodiscard]] bool give(Superblock& superblock, uint32_t slot) noexcept;
+  // What became of the superblock that blocks were given to.
+  struct Given {
+    uint32_t count;  // of blocks
+    bool is_spare;   // it is empty now, not the last one with free slots of its class, and was
+                     // removed: retire it
+  };
+
+  // Returns those leading ones of `blocks` that lie in the superblock.  REQUIRES: the first does;
+  // count > 0.
+  template <typename Block>
+  [[nodiscard]] Given give(Superblock& superblock, const Block* blocks, uint32_t count) noexcept {
+    if (!superblock.is_scanned) return {1, false};  // its state says all; a scan will find it
+    bool was_full = superblock.is_full();
+    uint32_t given = superblock.mark_free(blocks, count);
+    if (!was_full && !superblock.is_empty()) return {given, false};
+    return {given, settle(superblock, was_full)};
+  }
+
+  // Returns a slot.  True: as is_spare.
+  [[nodiscard]] bool give(Superblock& superblock, uint32_t slot) noexcept {
+    void* block = superblock.block(slot);
+    return give(superblock, &block, 1).is_spare;
+  }
 
   Heap* next_idle = nullptr;  // protected by the orphan heap's lock
 
  private:
+  // After slots came back to a superblock that was full or is empty: the list that it belongs to
+  // now.  True: none, it is spare.
+  bool settle(Superblock& superblock, bool was_full) noexcept;
+
   SuperblockList& list_of(Superblock& superblock) noexcept {
     if (!superblock.is_scanned) return unscanned_[superblock.size_class];
     return superblock.is_full() ? full_[superblock.size_class] : partial_[superblock.size_class];

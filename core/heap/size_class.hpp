@@ -26,13 +26,15 @@ inline constexpr unsigned kFineShift = 4;    // 16 B of data a state
 inline constexpr size_t kSlotsMax =
     1024;  // slots of a superblock: the bitmap of its free ones is 128 B
 
+inline constexpr unsigned kReciprocalShift = 35;  // the most with which 16 B's fits 32 bits
+
 struct SizeClassInfo {
   uint32_t slot_bytes;
   uint16_t slot_count;  // of a superblock
   uint8_t frame_count;  // of a superblock
   bool is_fine;         // lives in the fine zone
   uint32_t granules;    // states from one slot's to the next's
-  uint32_t reciprocal;  // slot = (granule * reciprocal) >> 32, exact within a superblock
+  uint32_t reciprocal;  // slot = (offset * reciprocal) >> kReciprocalShift, see slot_at()
 };
 
 namespace detail {
@@ -68,8 +70,7 @@ constexpr SizeClassInfo make_size_class(size_t slot_bytes) {
   info.slot_count = static_cast<uint16_t>(min(frames * kFrameBytes / slot_bytes, kSlotsMax));
   info.is_fine = slot_bytes % 64 != 0;
   info.granules = static_cast<uint32_t>(slot_bytes >> (info.is_fine ? kFineShift : kCoarseShift));
-  info.reciprocal = static_cast<uint32_t>(
-      info.granules == 1 ? 0xFFFFFFFFu : ((uint64_t{1} << 32) + info.granules - 1) / info.granules);
+  info.reciprocal = static_cast<uint32_t>(divide_up(uint64_t{1} << kReciprocalShift, slot_bytes));
   return info;
 }
 
@@ -120,9 +121,12 @@ constexpr size_t coarse_class_of(size_t size_class) {
   return size_class_of(round_up(kSizeClasses[size_class].slot_bytes, 64));
 }
 
-constexpr uint32_t slot_of_granule(const SizeClassInfo& info, uint32_t granule) {
-  if (info.granules == 1) return granule;
-  return static_cast<uint32_t>((uint64_t{granule} * info.reciprocal) >> 32);
+// The slot that the byte at this offset from slot 0 is in: division by multiplication, exact while
+// offset * (reciprocal * slot_bytes - 2^35) < 2^35.  A superblock has at most 24 frames, an offset
+// less than 2^19; what stands in brackets is 0 for powers of two, and less than slot_bytes, thus
+// than 2^15, for the others.
+constexpr uint64_t slot_at(uint64_t reciprocal, uint64_t offset_bytes) {
+  return offset_bytes * reciprocal >> kReciprocalShift;
 }
 
 static_assert(kSizeClassCount <= detail::kSizeClassCountMax);

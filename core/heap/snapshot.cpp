@@ -20,6 +20,8 @@ namespace btd {
 
 // One call for many faults pays from here on.
 constexpr size_t kPopulateBytesMin = 4 * kFrameBytes;
+// What the kernel can map by one entry, where it is allowed to: a fault for 512 pages.
+constexpr size_t kHugeBytes = 2 * kMiB;
 
 // Copies live parts of one range of the arena.  Pages in between are never touched and take no
 // memory.
@@ -30,10 +32,15 @@ class Arena::SnapshotRange {
     uint64_t first = round_down(reinterpret_cast<uintptr_t>(home), page_bytes);
     size_t whole_bytes =
         round_up(reinterpret_cast<uintptr_t>(home) + size_bytes, page_bytes) - first;
-    intptr_t got = sys::map(nullptr, whole_bytes, PROT_READ | PROT_WRITE,
+    range_ = {nullptr, reinterpret_cast<char*>(first), whole_bytes};
+    intptr_t got = sys::map(nullptr, whole_bytes + kHugeBytes, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    range_ = {got < 0 ? nullptr : reinterpret_cast<char*>(got), reinterpret_cast<char*>(first),
-              whole_bytes};
+    if (got < 0) return;
+    // As far from a multiple of kHugeBytes as home is, so that the move keeps huge pages whole.
+    uint64_t skip_bytes = (first - static_cast<uint64_t>(got)) % kHugeBytes;
+    range_.copy = reinterpret_cast<char*>(got) + skip_bytes;
+    if (skip_bytes > 0) sys::unmap(reinterpret_cast<char*>(got), skip_bytes);
+    sys::unmap(range_.copy + whole_bytes, kHugeBytes - skip_bytes);
   }
 
   bool is_there() const { return range_.copy != nullptr; }
@@ -41,6 +48,11 @@ class Arena::SnapshotRange {
   void copy(const void* from, size_t size_bytes) {
     if (!is_there()) return;
     char* to = range_.copy + (static_cast<const char*>(from) - range_.home);
+    uint64_t huge_first = round_up(reinterpret_cast<uintptr_t>(to), kHugeBytes);
+    uint64_t huge_end = round_down(reinterpret_cast<uintptr_t>(to) + size_bytes, kHugeBytes);
+    // Only where the whole of it is live: the rest of a huge page would take memory for nothing.
+    if (huge_end > huge_first)
+      sys::advise(reinterpret_cast<void*>(huge_first), huge_end - huge_first, MADV_HUGEPAGE);
     if (size_bytes >= kPopulateBytesMin)
       sys::advise(to, round_down(size_bytes, kFrameBytes), MADV_POPULATE_WRITE);
     std::memcpy(to, from, size_bytes);

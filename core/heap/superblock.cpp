@@ -25,17 +25,25 @@ void Superblock::scan() noexcept {
   is_scanned = true;
 }
 
+// By runs of set bits: a fresh superblock is one of them, and costs a few instructions a slot.
 uint32_t Superblock::take(CachedBlock* out, uint32_t count) noexcept {
   uint32_t taken = min<uint32_t>(count, free_count);
-  uint32_t left = taken;
   const SizeClassInfo& info = this->info();
-  for (uint32_t word = 0; left > 0; word++) {
+  CachedBlock* top = out + taken;
+  for (uint32_t word = 0; top != out; word++) {
     uint64_t bits = free_bits[word];
-    while (bits != 0 && left > 0) {
-      uint32_t slot = word * 64 + static_cast<uint32_t>(std::countr_zero(bits));
-      bits &= bits - 1;
-      left--;
-      out[left] = {data + size_t{slot} * info.slot_bytes, states + size_t{slot} * info.granules};
+    while (bits != 0 && top != out) {
+      auto first = static_cast<uint32_t>(std::countr_zero(bits));
+      auto run = min(static_cast<uint32_t>(std::countr_one(bits >> first)),
+                     static_cast<uint32_t>(top - out));
+      bits &= ~(~uint64_t{0} >> (64 - run) << first);
+      char* block = data + size_t{word * 64 + first} * info.slot_bytes;
+      uint8_t* state = states + size_t{word * 64 + first} * info.granules;
+      for (CachedBlock* end = top - run; top != end;) {
+        *--top = {block, state};
+        block += info.slot_bytes;
+        state += info.granules;
+      }
     }
     free_bits[word] = bits;
   }

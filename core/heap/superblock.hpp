@@ -44,9 +44,8 @@ struct Superblock {
 
   // The slot that `block` is in.
   uint32_t slot_of(const void* block) const {
-    auto granule = static_cast<uint32_t>((static_cast<const char*>(block) - data) >>
-                                         (info().is_fine ? kFineShift : kCoarseShift));
-    return slot_of_granule(info(), granule);
+    auto offset_bytes = static_cast<size_t>(static_cast<const char*>(block) - data);
+    return static_cast<uint32_t>(slot_at(info().reciprocal, offset_bytes));
   }
 
   bool is_full() const { return free_count == 0; }
@@ -56,6 +55,11 @@ struct Superblock {
     free_bits[slot / 64] |= uint64_t{1} << (slot % 64);
     free_count++;
   }
+
+  // Sets the bits of those leading ones of `blocks` that lie in this superblock; returns how many
+  // they are.
+  template <typename Block>
+  uint32_t mark_free(const Block* blocks, uint32_t count) noexcept;
 
   // Sets all bits: a superblock just carved.
   void mark_all_free() noexcept;
@@ -67,6 +71,37 @@ struct Superblock {
   // many.
   uint32_t take(CachedBlock* out, uint32_t count) noexcept;
 };
+
+inline const char* address_of(const CachedBlock& block) {
+  return static_cast<const char*>(block.block);
+}
+inline const char* address_of(const void* block) { return static_cast<const char*>(block); }
+
+// Blocks that come home together are often neighbours, whose bits share a word: it is stored once.
+template <typename Block>
+uint32_t Superblock::mark_free(const Block* blocks, uint32_t count) noexcept {
+  const size_t extent_bytes = size_t{info().frame_count} * kFrameBytes;
+  const uint64_t reciprocal = info().reciprocal;
+  const Block* const end = blocks + count;
+  const Block* at = blocks;
+  uint64_t word = 0;
+  uint64_t bits = 0;
+  for (; at != end; at++) {
+    auto offset_bytes = static_cast<size_t>(address_of(*at) - data);
+    if (offset_bytes >= extent_bytes) break;
+    uint64_t slot = slot_at(reciprocal, offset_bytes);
+    if (slot / 64 != word) [[unlikely]] {
+      free_bits[word] |= bits;
+      word = slot / 64;
+      bits = 0;
+    }
+    bits |= uint64_t{1} << (slot % 64);
+  }
+  free_bits[word] |= bits;
+  auto marked = static_cast<uint32_t>(at - blocks);
+  free_count = static_cast<uint16_t>(free_count + marked);
+  return marked;
+}
 
 class SuperblockList {
  public:

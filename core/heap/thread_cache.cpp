@@ -67,9 +67,11 @@ void ThreadCache::flush(size_t size_class, uint32_t count) noexcept {
   CachedBlock* begin = rows_[kBegin][size_class].block;
   {
     LockGuard guard(heap_->lock());
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count;) {
       Superblock& superblock = *arena_->superblock_of(begin[i].block);
-      if (heap_->give(superblock, superblock.slot_of(begin[i].block))) arena_->retire(superblock);
+      Heap::Given given = heap_->give(superblock, begin + i, count - i);
+      if (given.is_spare) arena_->retire(superblock);
+      i += given.count;
     }
   }
   size_t left = cached_count(size_class) - count;

@@ -12,7 +12,7 @@
 // reference.  So the lock goes away with the process, however it dies.
 //
 // Thread safety: the caller holds the arena's extent lock, except for address(), which is constant
-// after open.
+// after open, and for allocate() and allocate_resident() of a range that is nobody else's.
 #pragma once
 
 #include <sys/types.h>

@@ -188,6 +188,23 @@ BOOST_AUTO_TEST_CASE(neighbours_that_differ_in_backing_do_not_join) {
   BOOST_TEST(tail.is_zero);
 }
 
+BOOST_AUTO_TEST_CASE(extent_whose_backing_is_forgotten_joins_neighbours_without) {
+  Fixture fixture;
+  fixture.give({Fixture::kFirst, 10, true, true});
+  fixture.give({Fixture::kFirst + 10, 10, false, true});
+  fixture.map.forget_backing(Fixture::kFirst + 1, 0);   // no free extent starts there
+  fixture.map.forget_backing(Fixture::kFirst + 10, 0);  // it is not backed anyway
+  BOOST_TEST(!fixture.map.take(11).exists());
+  fixture.map.forget_backing(Fixture::kFirst, 0);
+  FreeExtent both = fixture.map.take_at(Fixture::kFirst, 20);
+  BOOST_REQUIRE(both.exists());
+  BOOST_TEST(!both.is_backed);
+  BOOST_TEST(both.is_zero);
+  fixture.map.forget_backing(Fixture::kFirst, 0);                    // in use
+  fixture.map.forget_backing(Fixture::kFirst + Fixture::kCount, 0);  // past the end
+  BOOST_TEST(fixture.map.free_frames() == 0u);
+}
+
 BOOST_AUTO_TEST_CASE(joined_zero_and_dirty_extents_are_dirty) {
   Fixture fixture;
   fixture.give({Fixture::kFirst, 10, true, true});

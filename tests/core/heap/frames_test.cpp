@@ -1,9 +1,11 @@
 // Frames.  Invariants checked:
 //  1. Memory given back leaves the file, and can be used again.
 //  2. Free frames serve any request that they are enough for, whatever they were before.
+//  3. Threads that take frames and fault them in at the same time share none.
 #define BOOST_TEST_MODULE frames
 #include <map>
 #include <set>
+#include <thread>
 
 #include "core/base/sys.hpp"
 #include "core/heap/arena.hpp"
@@ -51,6 +53,79 @@ BOOST_FIXTURE_TEST_CASE(free_frames_given_back_and_fresh_ones_behind_them_serve_
   BOOST_REQUIRE(life.free(block) == Verdict::kGood);
   BOOST_REQUIRE(life.arena().give_back(0));
   BOOST_TEST(life.allocate(12 * kMiB) != nullptr);
+}
+
+BOOST_FIXTURE_TEST_CASE(grown_frames_take_space_in_the_file_only_when_a_block_takes_them, Fixture) {
+  Life life(path, 256 * kMiB);
+  BOOST_REQUIRE(life.allocate(64 * kMiB) != nullptr);  // from here on growth is by 8 MiB
+  BOOST_REQUIRE(life.allocate(kMiB) != nullptr);
+  uint64_t before = test::file_blocks(path);
+  uint64_t grown = life.arena().usage().grown_bytes;
+  BOOST_TEST(life.arena().usage().free_bytes >= 6 * kMiB);
+  BOOST_TEST(before * 512 <= 67 * kMiB);
+  BOOST_REQUIRE(life.allocate(kMiB) != nullptr);
+  BOOST_TEST(life.arena().usage().grown_bytes == grown);
+  BOOST_TEST((test::file_blocks(path) - before) * 512 == kMiB);
+}
+
+BOOST_FIXTURE_TEST_CASE(block_grows_in_place_over_frames_freed_behind_it_and_fresh_ones, Fixture) {
+  Life life(path, 64 * kMiB);
+  char* block = life.allocate(4 * kMiB + 1);
+  test::fill(block, 4 * kMiB, 1);
+  char* behind = life.allocate(8 * kMiB);  // not kept warm: too long
+  BOOST_REQUIRE(behind > block);
+  std::memset(behind, 0xAB, 8 * kMiB);
+  BOOST_REQUIRE(life.free(behind) == Verdict::kGood);
+  BOOST_TEST(life.arena().resize_in_place(block, 40 * kMiB));
+  std::memset(block + 4 * kMiB, 0xCD, 36 * kMiB);
+  BOOST_TEST(test::is_filled(block, 4 * kMiB, 1));
+  BOOST_TEST(life.free(block) == Verdict::kGood);
+}
+
+BOOST_FIXTURE_TEST_CASE(threads_that_take_frames_at_once_share_none, Fixture) {
+  Life life(path, 256 * kMiB);
+  std::atomic<uint64_t> faults{0};
+  uint64_t seed = test::seed();
+  std::vector<std::thread> threads;
+  for (uint64_t t = 0; t < 4; t++) {
+    threads.emplace_back([&, t] {
+      Heap* heap = life.arena().acquire_heap();
+      std::mt19937_64 random(seed + t);
+      struct Block {
+        char* bytes;
+        size_t size_bytes;
+        uint64_t mark;
+      };
+      std::vector<Block> mine;
+      for (uint64_t i = 0; i < 3000; i++) {
+        if (mine.size() < 12) {
+          // Large blocks, and small ones of classes with few slots: extents come and go.
+          size_t size_bytes =
+              random() % 2 == 0 ? 20 * kKiB : 40 * kKiB + random() % (random() % 8 == 0 ? kMiB : 1);
+          auto* bytes =
+              static_cast<char*>(life.arena().allocate(heap->cache(), size_bytes, 16, nullptr));
+          if (bytes == nullptr) {
+            faults++;
+            break;
+          }
+          test::fill(bytes, size_bytes, t * 10000 + i);
+          mine.push_back({bytes, size_bytes, t * 10000 + i});
+          continue;
+        }
+        std::swap(mine[random() % mine.size()], mine.back());
+        Block block = mine.back();
+        mine.pop_back();
+        if (!test::is_filled(block.bytes, block.size_bytes, block.mark)) faults++;
+        if (life.free_by(heap->cache(), block.bytes) != Verdict::kGood) faults++;
+        if (random() % 16 == 0) heap->cache().flush_all();
+      }
+      for (Block& block : mine) life.free_by(heap->cache(), block.bytes);
+      life.arena().release_heap(*heap);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  BOOST_TEST(faults == 0u);
+  BOOST_TEST(life.arena().usage().live_blocks == 0u);
 }
 
 BOOST_FIXTURE_TEST_CASE(memory_freed_a_moment_ago_is_not_given_back, Fixture) {

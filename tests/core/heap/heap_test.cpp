@@ -122,6 +122,61 @@ BOOST_FIXTURE_TEST_CASE(empty_superblocks_go_back_to_the_arena, Fixture) {
   }
 }
 
+// A heap without an arena, over superblocks without memory: only their lists count here.
+struct Lists {
+  static constexpr size_t kClass = kSizeClassCount - 1;
+  Heap heap{};
+  std::vector<char> data = std::vector<char>(3 * 24 * kFrameBytes);
+  Superblock superblocks[3] = {};
+  uint32_t slot_count = kSizeClasses[kClass].slot_count;
+  std::vector<CachedBlock> blocks = std::vector<CachedBlock>(3 * kSlotsMax);
+
+  Lists() {
+    for (int i = 0; i < 3; i++) {
+      superblocks[i].size_class = kClass;
+      superblocks[i].data = data.data() + size_t(i) * 24 * kFrameBytes;
+      superblocks[i].mark_all_free();
+      heap.add(superblocks[i]);
+    }
+    BOOST_REQUIRE(heap.take(kClass, blocks.data(), 3 * slot_count) == 3 * slot_count);
+    BOOST_REQUIRE(heap.partial(kClass) == nullptr);
+  }
+  Superblock& superblock_of(uint32_t block) {
+    return superblocks[static_cast<size_t>(static_cast<char*>(blocks[block].block) - data.data()) /
+                       (24 * kFrameBytes)];
+  }
+  Heap::Given give(uint32_t first, uint32_t count) {
+    return heap.give(superblock_of(first), blocks.data() + first, count);
+  }
+};
+
+BOOST_AUTO_TEST_CASE(full_superblock_emptied_at_once_stays_only_if_no_other_has_free_slots) {
+  Lists lists;
+  Heap::Given given = lists.give(0, 3 * lists.slot_count);
+  BOOST_TEST(given.count == lists.slot_count);  // the next block is another superblock's
+  BOOST_TEST(!given.is_spare);
+  BOOST_TEST(lists.heap.partial(Lists::kClass) == &lists.superblock_of(0));
+  given = lists.give(lists.slot_count, 2 * lists.slot_count);
+  BOOST_TEST(given.count == lists.slot_count);
+  BOOST_TEST(given.is_spare);
+  BOOST_TEST(lists.heap.partial(Lists::kClass) == &lists.superblock_of(0));
+  BOOST_TEST(lists.heap.partial(Lists::kClass)->next == nullptr);
+  BOOST_TEST(lists.heap.full(Lists::kClass) == &lists.superblock_of(2 * lists.slot_count));
+  BOOST_TEST(lists.heap.full(Lists::kClass)->next == nullptr);
+}
+
+BOOST_AUTO_TEST_CASE(superblock_emptied_in_two_gifts_is_spare_after_the_second) {
+  Lists lists;
+  BOOST_TEST(!lists.give(0, 1).is_spare);
+  BOOST_TEST(!lists.give(lists.slot_count, 3).is_spare);
+  BOOST_TEST(!lists.give(lists.slot_count + 3, 1).is_spare);
+  Heap::Given rest = lists.give(lists.slot_count + 4, lists.slot_count - 4);
+  BOOST_TEST(rest.count == lists.slot_count - 4);
+  BOOST_TEST(rest.is_spare);
+  BOOST_TEST(lists.heap.partial(Lists::kClass) == &lists.superblock_of(0));
+  BOOST_TEST(lists.heap.partial(Lists::kClass)->next == nullptr);
+}
+
 BOOST_FIXTURE_TEST_CASE(blowup_stays_bounded_when_all_but_a_few_blocks_are_freed_in_waves,
                         Fixture) {
   std::mt19937_64 random(test::seed());

@@ -1,7 +1,7 @@
 // Size classes.  Invariants checked:
 //  1. Every size has the smallest class that holds it; slack is at most 20 % (a quantum for the
 //  smallest).
-//  2. Every granule of every slot of every class maps to its slot.
+//  2. Every byte of every slot of every class maps to its slot.
 //  3. A superblock holds its slots, within the limits of the bitmap, and wastes little of its
 //  frames.
 //  4. No two slots share a state byte; zones are chosen by divisibility.
@@ -44,16 +44,15 @@ BOOST_AUTO_TEST_CASE(classes_rise_by_16_to_128_then_four_a_doubling) {
   BOOST_TEST(kSizeClasses[kSizeClassCount - 1].slot_bytes == kSmallBytesMax);
 }
 
-BOOST_AUTO_TEST_CASE(each_granule_of_each_class_maps_to_its_slot) {
+BOOST_AUTO_TEST_CASE(each_byte_of_a_superblock_of_each_class_maps_to_its_slot) {
   for (size_t i = 0; i < kSizeClassCount; i++) {
     const SizeClassInfo& info = kSizeClasses[i];
-    size_t granule_bytes = info.is_fine ? 16 : 64;
-    BOOST_TEST(info.granules * granule_bytes == info.slot_bytes);
-    auto granules = static_cast<uint32_t>(info.frame_count * kFrameBytes / granule_bytes);
-    for (uint32_t granule = 0; granule < granules; granule++) {
-      BOOST_REQUIRE_MESSAGE(
-          slot_of_granule(info, granule) == granule * granule_bytes / info.slot_bytes,
-          "class " << info.slot_bytes << ", granule " << granule);
+    BOOST_TEST(info.granules * (info.is_fine ? 16 : 64) == info.slot_bytes);
+    auto bytes = static_cast<uint32_t>(info.frame_count * kFrameBytes);
+    BOOST_TEST(bytes < 1u << 19);
+    for (uint32_t offset = 0; offset < bytes; offset++) {
+      BOOST_REQUIRE_MESSAGE(slot_at(info.reciprocal, offset) == offset / info.slot_bytes,
+                            "class " << info.slot_bytes << ", offset " << offset);
     }
   }
 }

@@ -2,10 +2,12 @@
 //  1. The bits set are exactly the slots whose state is 0 after scan(), and all slots after
 //  mark_all_free().
 //  2. take() hands each free slot out once, with the address and the state that belong together.
-//  3. A list holds what was pushed and not removed.
+//  3. mark_free() of blocks sets the bits of the leading ones that are the superblock's, no others.
+//  4. A list holds what was pushed and not removed.
 #define BOOST_TEST_MODULE superblock
 #include "core/heap/superblock.hpp"
 
+#include <algorithm>
 #include <set>
 
 #include "core/persist/layout.hpp"
@@ -87,6 +89,39 @@ BOOST_AUTO_TEST_CASE(slot_given_back_is_the_one_taken_next) {
   BOOST_TEST(fixture.superblock.free_count == 1u);
   BOOST_TEST(fixture.superblock.take(out.data(), 5) == 1u);
   BOOST_TEST(out[0].block == fixture.superblock.block(77));
+}
+
+BOOST_AUTO_TEST_CASE(blocks_given_back_together_are_free_up_to_the_first_of_another_superblock) {
+  std::mt19937_64 random(test::seed());
+  for (size_t size_class = 0; size_class < kSizeClassCount; size_class++) {
+    for (int round = 0; round < 20; round++) {
+      Fixture fixture(size_class), other(size_class);
+      fixture.superblock.mark_all_free();
+      uint32_t slot_count = kSizeClasses[size_class].slot_count;
+      std::vector<CachedBlock> all(slot_count);
+      fixture.superblock.take(all.data(), slot_count);
+      if (round % 2 == 0) std::shuffle(all.begin(), all.end(), random);
+      auto own = static_cast<uint32_t>(1 + random() % slot_count);
+      std::vector<CachedBlock> blocks(all.begin(), all.begin() + own);
+      blocks.push_back({other.superblock.block(0), other.superblock.state(0)});
+      blocks.insert(blocks.end(), all.begin() + own, all.end());
+      auto count = static_cast<uint32_t>(blocks.size());
+      BOOST_REQUIRE(fixture.superblock.mark_free(blocks.data(), count) == own);
+      BOOST_REQUIRE(fixture.superblock.free_count == own);
+      std::set<void*> expected, found;
+      for (uint32_t i = 0; i < own; i++) expected.insert(blocks[i].block);
+      // A few at a time, so that runs of free slots are cut.
+      CachedBlock out[5];
+      while (uint32_t taken = fixture.superblock.take(out, 5)) {
+        for (uint32_t i = 0; i < taken; i++) {
+          BOOST_REQUIRE(found.insert(out[i].block).second);
+          BOOST_REQUIRE(out[i].state ==
+                        fixture.superblock.state(fixture.superblock.slot_of(out[i].block)));
+        }
+      }
+      BOOST_REQUIRE(found == expected);
+    }
+  }
 }
 
 BOOST_AUTO_TEST_CASE(any_byte_of_a_slot_is_in_that_slot) {
