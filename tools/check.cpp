@@ -1,4 +1,6 @@
 // bartender check: verifies everything an arena says about itself, and repairs a copy of it.
+#include "core/recovery/check.hpp"
+
 #include <fmt/core.h>
 #include <unistd.h>
 
@@ -29,6 +31,10 @@ const char* name_of(Fault fault) {
       return "header-copy";
     case Fault::kReservedRegion:
       return "reserved-region";
+    case Fault::kRoot:
+      return "root";
+    case Fault::kLane:
+      return "lane";
     case Fault::kDescriptor:
       return "descriptor";
     case Fault::kInterior:
@@ -50,8 +56,9 @@ const char* name_of(Fault fault) {
 std::vector<Finding> check_all(const ArenaView& view, const char* what) {
   Progress progress(what);
   std::vector<Finding> findings;
-  view.check([&](const Finding& finding) { findings.push_back(finding); },
-             [&](uint64_t done, uint64_t total) { progress.update(done, total); });
+  check_arena(
+      view, [&](const Finding& finding) { findings.push_back(finding); },
+      [&](uint64_t done, uint64_t total) { progress.update(done, total); });
   return findings;
 }
 

@@ -29,6 +29,8 @@ class Repairer {
         copy_.write_at(finding.offset, &view_.header(), sizeof(ArenaHeader));
         break;
       case Fault::kReservedRegion:
+      case Fault::kRoot:  // it is removed; what it led to stays
+      case Fault::kLane:
         zero(finding.offset, finding.size_bytes);
         break;
       case Fault::kDescriptor:

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "core/recovery/view.hpp"
+#include "core/recovery/check.hpp"
 
 namespace btd::tools {
 

@@ -1,52 +1,59 @@
-// The collector: which blocks do the roots lead to?
+// The collector: frees what the roots do not lead to.
 //
-// A parallel, conservative mark: any word of a reachable block that points into a block, anywhere
-// in it, keeps that block.  Marks are a bitmap beside the arena; the work still to do is a bounded
-// stack and, when that is full, a second pass over the bitmap: no recursion, no allocation after
-// the start.  As in Makalu (Bhandari et al., OOPSLA 2016), whose mark phase this is to beat.
-//
-// It reads media only (frame headers, states, data), through a view that serves an arena in use and
-// a file that is looked at alike.
+// The mark (core/gc/mark.hpp) only reads.  The sweep then decides over blocks of earlier epochs
+// alone: reached ones are kept (kStateKept), the others freed.  Blocks of this epoch are never
+// freed, and what they point to stays: the program knows them from elsewhere.  So is what open
+// transactions are about to store, put back or free.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 #include "core/base/result.hpp"
-#include "core/persist/layout.hpp"
+#include "core/gc/mark.hpp"
+#include "core/heap/arena.hpp"
+#include "core/persist/persist.hpp"
 
 namespace btd {
-
-class Arena;
-
-// Everything the mark needs to know.  Addresses are where the bytes are now; words in them point to
-// where the arena lives (base_address), which is the same for an arena in use.
-struct GcImage {
-  const ArenaHeader* header;
-  const char* file;  // byte 0 of the file
-  // After power loss in `lazy` the states on media say nothing: any slot may hold a block.
-  bool trusts_states = true;
-};
-
-// Precise marking: told the blocks that a root of the given name leads to.  `visit` may be called
-// for any pointer in the object, and names the tracer of what it points to (nullptr: conservative).
-using GcVisit = void (*)(void* context, const void* pointer, const void* tracer);
 
 struct GcResult {
   uint64_t reachable_blocks;
   uint64_t reachable_bytes;
+  uint64_t kept_blocks;  // of the reachable ones, those of earlier epochs
+  uint64_t kept_bytes;
   uint64_t freed_blocks;
   uint64_t freed_bytes;
+  uint64_t postponed_blocks;  // that met a full stack
+  uint64_t table_bytes;       // DRAM used
   uint64_t mark_ns;
   uint64_t sweep_ns;
 };
 
+struct GcRequest {
+  uint32_t threads = 0;  // 0: as many as there are CPUs; 1: the calling one, and none is made
+  const Tracers* tracers = nullptr;
+};
+
 // Marks from the roots and from every block of this epoch; then frees the blocks of earlier epochs
-// that were not reached, and keeps (kStateKept) those that were.  `threads` 0: as many as there are
-// CPUs.
+// that were not reached, kept ones too, and keeps those that were.
 // REQUIRES: no other thread changes blocks of earlier epochs, roots, or what points to them.
 // What a crash leaves: each block is kept, freed or as it was.
-// ERRORS: kNoMemory: no DRAM for the bitmap.
-Error collect(Arena& arena, uint32_t threads, GcResult& result);
+// ERRORS: kNoMemory: no DRAM for the marks; nothing was changed.
+[[nodiscard]] Error collect(Arena& arena, const GcRequest& request, GcResult& result);
+
+// What Arena::collect_callback may be: with the calling thread alone, for it runs inside a malloc.
+// True: something was freed.
+bool collect_under_pressure(Arena& arena);
+
+// Recovery after power loss in `lazy`: rewrites the state of everything below the grown marks. What
+// the roots lead to is kept, whatever its state said; all other states, those of free frames and
+// those between slots too, become free.  Large extents left with state 0 are recovery's to give
+// back.  All is durable on return.
+// REQUIRES: lanes were replayed, frame headers validated; `file` is writable and no other thread
+// uses it.
+// What a crash leaves: some states rewritten; the marks do not depend on states, so the same call
+// again ends the same way.
+// ERRORS: kNoMemory: nothing was changed.
+[[nodiscard]] Error collect_untrusted(const ArenaHeader& header, char* file, Persist& persist,
+                                      GcResult& result);
 
 }  // namespace btd

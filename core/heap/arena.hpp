@@ -207,6 +207,23 @@ class Arena {
     return static_cast<uint64_t>(static_cast<const char*>(address) - mapping_.address());
   }
 
+  // --- The collector's (core/heap/sweep.cpp)
+  // ---------------------------------------------------------------------------------------
+
+  using IsReached = bool (*)(const void* context, const void* block);
+  struct Swept {
+    uint64_t kept_blocks;
+    uint64_t kept_bytes;
+    uint64_t freed_blocks;
+    uint64_t freed_bytes;
+  };
+  // Of the blocks of earlier epochs keeps those that are reached, and frees the others.
+  Swept sweep(IsReached is_reached, const void* context);
+
+  // Set by the opener: frees what no root leads to; true: something was freed.  With roots set
+  // survivors are given up in no other way.
+  bool (*collect_callback)(Arena&) = nullptr;
+
   // --- Fork (core/heap/snapshot.cpp)
   // ---------------------------------------------------------------------------------------
 

@@ -17,7 +17,10 @@ bool Arena::relieve(ThreadCache* cache) {
   if (now_s < next_relief_s_) return false;
   if (scan_orphans()) return true;
   if (give_back(0) || join_extents()) return true;
-  if (may_have_survivors_ && may_reclaim_survivors && !has_roots()) {
+  // With roots set survivors are the program's data: what no root leads to goes, the rest stays.
+  if (may_have_survivors_ && has_roots()) {
+    if (collect_callback != nullptr && collect_callback(*this)) return true;
+  } else if (may_have_survivors_ && may_reclaim_survivors) {
     uint64_t epoch = survivors().oldest_epoch;
     if (epoch != 0) {
       Reclaimed reclaimed = retag(tag_of_epoch(epoch), Retag::kReclaim);
@@ -180,6 +183,7 @@ void Arena::retire_epochs(uint64_t span_max, uint64_t span_kept) {
   }
   if (epoch - min(header_.oldest_epoch, epoch) < span_max) return;
   bool may_drop = may_reclaim_survivors && !has_roots();
+  if (has_roots() && collect_callback != nullptr) collect_callback(*this);
   Reclaimed retired{};
   uint64_t oldest = survivors().oldest_epoch;
   uint64_t first = oldest;

@@ -71,28 +71,6 @@ struct Block {
   bool is_large;
 };
 
-enum class Fault : uint8_t {
-  kHeaderCopy,      // a copy of the arena header; the other one is good
-  kReservedRegion,  // something in the root table, lanes or site table, which this version leaves
-                    // zero
-  kDescriptor,      // the frame does not say what it holds: its extent is lost
-  kInterior,        // a frame inside an extent claims to be a head
-  kBody,            // the head's descriptor is good, the rest of its header is not
-  kLargeState,      // neither free nor live: the block is lost
-  kStrayState,      // a state where no slot starts
-  kStateValue,      // a slot's state that no store of ours writes, or a tag of no epoch
-  kUnreadable,      // the kernel would not read this part of the file
-};
-
-struct Finding {
-  Fault fault;
-  const char* what;     // a sentence's end: "the descriptor fails its check"
-  uint64_t offset;      // of the first bad byte, from the start of the file
-  uint64_t size_bytes;  // how many bytes from there are concerned
-  uint64_t frame;       // kNoFrame: none
-};
-inline constexpr uint64_t kNoFrame = ~uint64_t{0};
-
 class ArenaView {
  public:
   enum class CopyState : uint8_t { kGood, kStale, kBad };
@@ -116,6 +94,8 @@ class ArenaView {
   const ArenaHeader& header() const { return header_; }
   uint64_t file_size_bytes() const { return file_size_bytes_; }
   int descriptor() const { return descriptor_; }  // owned by the view
+  // A device has neither holes nor a length that changes.
+  bool is_device() const { return mapping_ != nullptr; }
 
   CopyState copy_state(int copy) const { return copy_states_[copy]; }
   // 0 or 1: that copy of the header is bad or older than the other; -1: both are good.
@@ -179,35 +159,6 @@ class ArenaView {
   // is zero.
   bool read_file(uint64_t offset, void* buffer, size_t size_bytes) const noexcept;
 
-  // Verifies everything below the grown marks: calls report(const Finding&) for each fault, at most
-  // one a frame and kind, and progress(done, total) now and then, in frames. REQUIRES: !is_live(),
-  // or findings may be no more than the owner's work in progress.
-  template <typename Report, typename Progress>
-  void check(Report report, Progress progress) const {
-    struct Callbacks final : CheckListener {
-      Callbacks(Report& on_found, Progress& on_progress)
-          : report(on_found), progress(on_progress) {}
-      void found(const Finding& finding) override { report(finding); }
-      void progressed(uint64_t done, uint64_t total) override { progress(done, total); }
-      Report& report;
-      Progress& progress;
-    } callbacks(report, progress);
-    check_all(callbacks);
-  }
-  template <typename Report>
-  void check(Report report) const {
-    check(report, [](uint64_t, uint64_t) {});
-  }
-
-  struct CheckListener {
-    virtual void found(const Finding& finding) = 0;
-    virtual void progressed(uint64_t done, uint64_t total) = 0;
-
-   protected:
-    ~CheckListener() = default;
-  };
-  void check_all(CheckListener& listener) const;
-
   // nullptr: the frame heads an extent that may be trusted, and `extent` describes it; else what is
   // wrong.
   const char* parse(const FrameHeader& header, uint64_t frame, uint64_t zone_end,
@@ -241,9 +192,6 @@ class ArenaView {
     uint64_t buffer_end_ = 0;
     FrameHeader buffer_[kGrowFrames];
   };
-
-  struct Window;
-  struct Checker;
 
   Error refuse(OpenFault fault, Error error) noexcept;
   Error take(int descriptor) noexcept;

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "core/base/log.hpp"
+#include "core/recovery/check.hpp"
 #include "core/recovery/open.hpp"
 #include "core/recovery/view.hpp"
 #include "tests/crash/churn_table.hpp"
@@ -283,7 +284,7 @@ class Harness {
     ArenaView view;
     if (ArenaView::open(path_.c_str(), view) != Error::kNone) return;
     bool is_found = false;
-    view.check([&](const Finding&) { is_found = true; });
+    check_arena(view, [&](const Finding&) { is_found = true; });
     if (!is_found) report("check does not find the damage");
   }
 

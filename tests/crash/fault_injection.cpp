@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "core/base/log.hpp"
+#include "core/recovery/check.hpp"
 #include "core/recovery/open.hpp"
 #include "core/recovery/view.hpp"
 #include "tests/crash/churn_table.hpp"
@@ -317,7 +318,7 @@ class Work {
     ArenaView view;
     if (ArenaView::open(path_.c_str(), view) != Error::kNone)
       return fail(std::string(when) + ": " + fault_text(view.fault()));
-    view.check([&](const Finding& finding) {
+    check_arena(view, [&](const Finding& finding) {
       fail(std::string(when) + ": " + finding.what + " at offset " +
            std::to_string(finding.offset));
     });

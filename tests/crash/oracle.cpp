@@ -8,6 +8,7 @@
 #include <new>
 #include <unordered_map>
 
+#include "core/recovery/check.hpp"
 #include "core/recovery/open.hpp"
 #include "core/tx/roots.hpp"
 #include "tests/crash/guard.hpp"
@@ -133,7 +134,7 @@ std::string Oracle::read_blocks(const std::string& path, std::vector<Block>& blo
     return text("after recovery a copy of the header is not good: ",
                 static_cast<uint64_t>(view.damaged_copy()));
   std::string fault;
-  view.check([&](const Finding& finding) {
+  check_arena(view, [&](const Finding& finding) {
     if (fault.empty())
       fault = std::string("check after recovery: ") + finding.what +
               text(" at offset ", finding.offset);

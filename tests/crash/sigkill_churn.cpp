@@ -38,6 +38,7 @@
 #include <vector>
 
 #include "core/base/log.hpp"
+#include "core/recovery/check.hpp"
 #include "core/recovery/open.hpp"
 #include "core/recovery/view.hpp"
 #include "tests/crash/churn_table.hpp"
@@ -284,7 +285,7 @@ bool look(Harness& harness, Chain& chain, const std::string& when, ArenaView& vi
     return false;
   }
   bool is_clean = true;
-  view.check([&](const Finding& finding) {
+  check_arena(view, [&](const Finding& finding) {
     if (is_clean)
       harness.report(chain, when + finding.what + " at offset " + std::to_string(finding.offset));
     is_clean = false;

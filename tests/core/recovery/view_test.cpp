@@ -17,6 +17,7 @@
 #include <filesystem>
 #include <random>
 
+#include "core/recovery/check.hpp"
 #include "tests/support/image.hpp"
 
 namespace btd {
@@ -65,7 +66,7 @@ struct Fixture {
     ArenaView view;
     BOOST_REQUIRE(ArenaView::open(image.path().c_str(), view) == Error::kNone);
     std::vector<Finding> all;
-    view.check([&](const Finding& finding) { all.push_back(finding); });
+    check_arena(view, [&](const Finding& finding) { all.push_back(finding); });
     return all;
   }
 
@@ -80,7 +81,7 @@ struct Fixture {
       is_inside =
           is_inside && block.size_bytes > 0 && block.offset + block.size_bytes <= data_bytes;
     });
-    view.check([](const Finding&) {});
+    check_arena(view, [](const Finding&) {});
     return is_inside;
   }
 };
@@ -163,8 +164,9 @@ BOOST_FIXTURE_TEST_CASE(every_byte_of_one_header_copy_changed_falls_back_to_the_
         BOOST_REQUIRE(std::memcmp(&view.header(), &image.header, sizeof(ArenaHeader)) == 0);
         bool is_reported = false;
         if (at % 64 == 0) {
-          view.check(
-              [&](const Finding& finding) { is_reported |= finding.fault == Fault::kHeaderCopy; });
+          check_arena(view, [&](const Finding& finding) {
+            is_reported |= finding.fault == Fault::kHeaderCopy;
+          });
           BOOST_REQUIRE(is_reported);
         }
       }
@@ -213,7 +215,7 @@ BOOST_AUTO_TEST_CASE(arena_that_was_never_opened_is_empty_and_clean) {
   BOOST_REQUIRE(ArenaView::open(image.path().c_str(), view) == Error::kNone);
   size_t count = 0;
   view.for_each_block([&](const Block&) { count++; });
-  view.check([&](const Finding&) { count++; });
+  check_arena(view, [&](const Finding&) { count++; });
   BOOST_TEST(count == 0);
 }
 
@@ -242,112 +244,6 @@ BOOST_FIXTURE_TEST_CASE(header_that_contradicts_itself_is_refused, Fixture) {
   BOOST_TEST(refused([](ArenaHeader& h) { h.state = 9; }));
   BOOST_TEST(refused([](ArenaHeader& h) { h.base_address = ~uint64_t{0} << 20; }));
   BOOST_TEST(!refused([](ArenaHeader&) {}));
-}
-
-BOOST_FIXTURE_TEST_CASE(reserved_regions_with_any_byte_are_reported, Fixture) {
-  uint64_t regions[][2] = {{image.header.root_table_offset, kRootTableBytes},
-                           {image.header.lane_table_offset, kLaneTableBytes},
-                           {image.header.site_table_offset, kSiteTableBytes}};
-  for (auto [begin, size_bytes] : regions) {
-    for (uint64_t at :
-         {uint64_t{0}, uint64_t{1}, uint64_t{4095}, uint64_t{12345}, size_bytes - 1}) {
-      image.set_byte(begin + at, 0x40);
-      std::vector<Finding> found = findings();
-      BOOST_REQUIRE_EQUAL(found.size(), 1u);
-      BOOST_TEST((found[0].fault == Fault::kReservedRegion));
-      BOOST_TEST(found[0].offset == begin + at);
-      image.set_byte(begin + at, 0);
-    }
-  }
-  BOOST_TEST(findings().empty());
-}
-
-BOOST_FIXTURE_TEST_CASE(every_byte_of_frame_headers_changed_is_reported, Fixture) {
-  struct Sample {
-    uint64_t frame;
-    bool is_head;
-  } samples[] = {{0, true},    {1, false},  {after_64, true}, {100, true},
-                 {101, false}, {200, true}, {150, false},     {kFine, true}};
-  for (Sample sample : samples) {
-    for (uint64_t at = 0; at < sizeof(FrameHeader); at++) {
-      // The body of a frame that heads nothing is left over from earlier and read by nobody.
-      if (!sample.is_head && at >= offsetof(FrameHeader, epoch)) continue;
-      uint64_t offset = image.frame_header_offset(sample.frame) + at;
-      uint8_t before = image.byte(offset);
-      for (uint8_t value :
-           {uint8_t{0}, static_cast<uint8_t>(~before), static_cast<uint8_t>(before ^ 0x10)}) {
-        if (value == before) continue;
-        image.set_byte(offset, value);
-        bool is_named = false;
-        for (const Finding& finding : findings()) {
-          is_named |= finding.frame == sample.frame && finding.offset <= offset &&
-                      offset < finding.offset + finding.size_bytes;
-        }
-        BOOST_REQUIRE_MESSAGE(
-            is_named, "frame " << sample.frame << " byte " << at << " value " << int{value});
-        ArenaView view;
-        BOOST_REQUIRE(ArenaView::open(image.path().c_str(), view) == Error::kNone);
-        BOOST_REQUIRE(walk(view));
-      }
-      image.set_byte(offset, before);
-    }
-  }
-  BOOST_TEST(findings().empty());
-}
-
-BOOST_FIXTURE_TEST_CASE(sealed_but_impossible_extents_are_reported, Fixture) {
-  auto reported = [&](uint64_t frame, Descriptor descriptor) {
-    FrameHeader before = image.frame_header(frame);
-    FrameHeader head = before;
-    head.descriptor = descriptor;
-    head.descriptor.check = descriptor_check(descriptor);
-    head.epoch = 3;
-    head.checksum = checksum_of(head);
-    image.write_frame_header(frame, head);
-    bool is_reported = false;
-    for (const Finding& finding : findings()) is_reported |= finding.frame == frame;
-    image.write_frame_header(frame, before);
-    return is_reported;
-  };
-  auto c64 = static_cast<uint8_t>(class_64), c48 = static_cast<uint8_t>(class_48);
-  auto frames_64 = kSizeClasses[class_64].frame_count,
-       frames_48 = kSizeClasses[class_48].frame_count;
-  BOOST_TEST(!reported(50, {1, c64, 0, frames_64}));
-  BOOST_TEST(reported(50, {1, c64, 0, frames_64 + 1u}));     // not the class's size
-  BOOST_TEST(reported(50, {1, c48, 0, frames_48}));          // a fine class in the coarse zone
-  BOOST_TEST(reported(kFine + 30, {1, c64, 0, frames_64}));  // and the reverse
-  BOOST_TEST(reported(50, {1, kSizeClassCount, 0, 4}));      // no such class
-  BOOST_TEST(reported(50, {3, 0, 0, 1}));                    // no such kind
-  BOOST_TEST(reported(50, {2, 0, 0, 0}));                    // no frames
-  BOOST_TEST(reported(50, {2, 4, 0, 1}));                    // no bytes left
-  BOOST_TEST(reported(255, {2, 0, 0, 2}));                   // over the zone's end
-  BOOST_TEST(reported(50, {2, 0, 0, ~0u}));
-  BOOST_TEST(reported(103, {2, 0, 0, 1}));  // inside another
-}
-
-BOOST_FIXTURE_TEST_CASE(states_out_of_place_are_reported, Fixture) {
-  auto fault_of = [&](uint64_t offset, uint8_t value) {
-    uint8_t before = image.byte(offset);
-    image.set_byte(offset, value);
-    std::vector<Finding> found = findings();
-    image.set_byte(offset, before);
-    BOOST_REQUIRE_EQUAL(found.size(), 1u);
-    BOOST_TEST(found[0].offset == offset);
-    return found[0].fault;
-  };
-  uint64_t large_slots = image.state_offset(after_64);
-  BOOST_TEST((fault_of(large_slots + 1, kTag5) == Fault::kStrayState));  // inside a 32 KiB slot
-  BOOST_TEST((fault_of(image.state_offset(kFine) + 1, kTag5) == Fault::kStrayState));
-  BOOST_TEST(
-      (fault_of(image.state_offset(101) + 3, kTag5) == Fault::kStrayState));     // in a large block
-  BOOST_TEST((fault_of(image.state_offset(150), kTag5) == Fault::kStrayState));  // in a free frame
-  BOOST_TEST((fault_of(image.state_offset(0) + 20, kStateReserved) == Fault::kStateValue));
-  BOOST_TEST((fault_of(image.state_offset(0) + 20, tag_of_epoch(1)) ==
-              Fault::kStateValue));  // before the oldest
-  BOOST_TEST((fault_of(image.state_offset(0) + 20, tag_of_epoch(6)) ==
-              Fault::kStateValue));  // after the newest
-  image.set_byte(image.state_offset(0) + 20, kTag5);
-  BOOST_TEST(findings().empty());
 }
 
 BOOST_FIXTURE_TEST_CASE(each_unusable_file_has_its_own_fault, Fixture) {
