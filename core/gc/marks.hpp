@@ -69,8 +69,7 @@ class Marks {
     if ((entry & kSmall) == 0) return entry != 0 && find_large(entry - 1, offset, block);
     const SizeClassInfo& info = kSizeClasses[entry & kClassMask];
     uint64_t first = (frame - (entry >> kWithinShift & kWithinMask)) << kFrameShift;
-    unsigned shift = info.is_fine ? kFineShift : kCoarseShift;
-    uint32_t slot = slot_of_granule(info, static_cast<uint32_t>((offset - first) >> shift));
+    auto slot = static_cast<uint32_t>(slot_at(info.reciprocal, offset - first));
     if (slot >= info.slot_count) return false;
     uint64_t granule = first_granule(first, info.is_fine) + uint64_t{slot} * info.granules;
     block.offset = first + uint64_t{slot} * info.slot_bytes;

@@ -7,6 +7,7 @@
 #include <new>
 
 #include "core/base/sys.hpp"
+#include "core/gc/collector.hpp"
 #include "core/persist/durability.hpp"
 #include "core/persist/layout.hpp"
 #include "core/recovery/view.hpp"
@@ -52,6 +53,13 @@ void boot_id_of_machine(uint8_t (&id)[16]) {
     id[digits / 2] = static_cast<uint8_t>(id[digits / 2] << 4 | value);
     digits++;
   }
+}
+
+bool has_machine_died(const ArenaHeader& header) {
+  uint8_t id[16];
+  boot_id_of_machine(id);
+  return header.state == static_cast<uint32_t>(ArenaState::kOpen) &&
+         std::memcmp(id, header.boot_id, sizeof(id)) != 0;
 }
 
 void name_owner(ArenaHeader& header, const OpenRequest& request) {
@@ -204,8 +212,9 @@ Error validate_frames(const FrameHeader* headers, const char* path, Line& why) {
 // ERRORS: kNoMemory: the kernel refuses DRAM.
 //
 // The only stores to media are descriptors of large extents without a block: an allocation that was
-// cut short before its commit, or a free after it.  They are durable before a frame is used again:
-// a head that came back inside another extent would make the arena unreadable.
+// cut short before its commit, or a free after it.  They are flushed, and durable with the header
+// update that ends recovery, before a frame is used again: a head that came back inside another
+// extent would make the arena unreadable.
 Error adopt_frames(FrameHeader* headers, Arena& arena) {
   const ArenaHeader& header = view.header();
   uint32_t coarse_end = header.coarse_frames_grown;
@@ -213,7 +222,6 @@ Error adopt_frames(FrameHeader* headers, Arena& arena) {
   struct {
     uint32_t first, end;
   } zones[] = {{0, coarse_end}, {fine_first, fine_first + header.fine_frames_grown}};
-  bool is_any_cleared = false;
   for (auto [frame, end] : zones) {
     uint32_t free_from = frame;
     auto end_of_free = [&](uint32_t next) {
@@ -225,7 +233,6 @@ Error adopt_frames(FrameHeader* headers, Arena& arena) {
       if (is_large && headers[frame].state == 0) {
         publish(&headers[frame].descriptor, Descriptor{});
         arena.persist().flush(&headers[frame].descriptor, sizeof(Descriptor));
-        is_any_cleared = true;
         descriptor = {};
       }
       if (descriptor.frame_count == 0) {
@@ -244,7 +251,6 @@ Error adopt_frames(FrameHeader* headers, Arena& arena) {
     }
     end_of_free(end);
   }
-  if (is_any_cleared) arena.persist().drain();
   return Error::kNone;
 }
 
@@ -292,6 +298,15 @@ Error recover(const OpenRequest& request, const Mapping& mapping, Arena& arena, 
         .number(replayed.aborted)
         .text(" undone")
         .write(LogLevel::kInfo);
+  }
+  // States that were never flushed say nothing once the machine is gone; the roots do.
+  if (has_machine_died(view.header()) &&
+      view.header().durability != static_cast<uint32_t>(Durability::kStrict)) {
+    GcResult result;
+    if (Error error = collect_untrusted(view.header(), arena.mapping().address(), arena.persist(),
+                                        result);
+        error != Error::kNone)
+      return refuse_mapping(why, request.path, error);
   }
   if (Error error = adopt_frames(headers, arena); error != Error::kNone) {
     return refuse_mapping(why, request.path, error);

@@ -88,6 +88,7 @@ void Cutter::open_worlds(uint32_t begin) {
        i < program_trace_.count() && program_trace_[i].kind != EventKind::kEnd; i++) {
     const Event& event = program_trace_[i];
     may_be_old = may_be_old || event.kind == EventKind::kMayWords;
+    if (event.kind == EventKind::kNoBlock && event.b != 0) before_.let_go(event.a);
     // A word told of for the first time was something before.
     if (event.kind == EventKind::kWord && !before_.knows(event.a) && before_.has_block(event.a)) {
       Event was = event;

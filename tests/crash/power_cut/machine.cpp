@@ -4,6 +4,8 @@
 
 #include <cstdio>
 
+#include "core/gc/collector.hpp"
+
 namespace btd::test {
 
 void Machine::must(Error error) {
@@ -103,6 +105,7 @@ void Machine::make(const Call& call, uint16_t number) {
       }
       break;
     case Op::kCollect:
+      collect_all();
       break;
     case Op::kWrong:
       wrong(call.a);
@@ -122,6 +125,7 @@ void Machine::reopen() {
   ::new (&arena_) Arena;
   ::new (&roots_) Roots;
   ::new (&transactions_) Transactions;
+  life_++;
   thread_ = 0;
   sim_.as_thread(0);
   heaps_[1] = nullptr;
@@ -204,7 +208,8 @@ void Machine::anchor(bool is_root) {
 void Machine::allocate(uint32_t size_bytes) {
   auto* block = static_cast<char*>(arena_.allocate(cache(), size_bytes, 16, nullptr));
   if (block == nullptr) return;
-  loose_.push_back({block, size_bytes});
+  loose_.push_back({block, size_bytes, life_});
+  prepare(block, size_bytes, false);
   block_effect(loose_.back());
 }
 
@@ -228,7 +233,9 @@ void Machine::resize(uint32_t size_bytes) {
 }
 
 void Machine::root_set(uint32_t root) {
-  if (loose_.empty() || is_root_busy_[root]) return;
+  // kOverOthers: though another thread's transaction, which comes to nothing, is about to set it.
+  if (loose_.empty() || (is_root_busy_[root % kOverOthers] && root < kOverOthers)) return;
+  root %= kOverOthers;
   Owned owned = loose_.back();
   uint64_t value = value_ + 1;
   prepare(owned.block, owned.size_bytes, true);
@@ -255,7 +262,7 @@ void Machine::adopt(uint32_t size_bytes, uint32_t slots) {
   if (first == kSlots || mine().transaction != nullptr) return;
   Reservation taken = arena_.reserve(cache(), size_bytes, 16, nullptr);
   if (taken.block == nullptr) return;
-  Owned owned{static_cast<char*>(taken.block), size_bytes};
+  Owned owned{static_cast<char*>(taken.block), size_bytes, life_};
   uint64_t value = value_ + 1;
   prepare(owned.block, size_bytes, true);
   begin();
@@ -350,7 +357,7 @@ void Machine::tx_allocate(uint32_t size_bytes) {
   auto* block = static_cast<char*>(
       mine().transaction->allocate(cache(), size_bytes, 16, nullptr, &error));
   if (block == nullptr) return;
-  Owned owned{block, size_bytes};
+  Owned owned{block, size_bytes, life_};
   uint64_t value = value_ + 1;
   prepare(block, size_bytes, false);
   mine().at_commit.push_back([this, owned, value] {
@@ -383,7 +390,10 @@ void Machine::tx_free() {
 
 // To a block of the transaction, which a slot owns as well: so the root must go first.
 void Machine::tx_root_set(uint32_t root) {
-  if (mine().transaction == nullptr || is_root_busy_[root] || root_blocks_[root].block != nullptr)
+  bool is_over_others = root >= kOverOthers;
+  root %= kOverOthers;
+  if (mine().transaction == nullptr || (is_root_busy_[root] && !is_over_others) ||
+      root_blocks_[root].block != nullptr)
     return;
   must(roots_.set(root_name(root).c_str(), anchor_ + root * 8, mine().transaction));
   is_root_busy_[root] = true;
@@ -409,6 +419,21 @@ void Machine::abort() {
 }
 
 // What another thread's transaction changed may still be in its log: that must be over before.
+// Loose blocks of earlier lives go, one after the other: nothing leads to them.
+void Machine::collect_all() {
+  std::vector<Owned> left;
+  for (const Owned& owned : loose_) {
+    if (owned.life == life_) {
+      left.push_back(owned);
+    } else {
+      sim_.effect(EventKind::kNoBlock, arena_.offset_of(owned.block), 1);
+    }
+  }
+  loose_ = std::move(left);
+  GcResult result;
+  must(collect(arena_, {.threads = 1}, result));
+}
+
 void Machine::store() {
   uint32_t next = next_data_[thread_];
   uint64_t* word = data(next == 0 ? 0 : next - 1);

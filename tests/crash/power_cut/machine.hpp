@@ -27,6 +27,7 @@ class Machine {
   struct Owned {
     char* block;
     size_t size_bytes;
+    uint64_t life = 0;            // of the process that allocated it
     uint64_t* second = nullptr;  // a data word that points to it as well
   };
   struct Open {  // a transaction
@@ -53,6 +54,7 @@ class Machine {
   void adopt(uint32_t size_bytes, uint32_t slots);
   void commit();
   void abort();
+  void collect_all();
   void store();
   void wrong(uint32_t number);
 
@@ -90,6 +92,7 @@ class Machine {
   bool is_root_busy_[kRoots] = {};
   Open open_[kThreads];
   uint64_t value_ = 0;
+  uint64_t life_ = 0;
   uint32_t next_data_[kThreads] = {};
   std::set<uint64_t*> told_;
   bool has_threads_ = false;

@@ -45,6 +45,7 @@ std::vector<std::vector<Call>> alphabet(bool is_strict) {
       {{Op::kBegin, 0}, {Op::kAdd, 3}, {Op::kTxMalloc, 64}, {Op::kTxRootSet, 2}, {Op::kCommit, 0}},
       {{Op::kBegin, 0}, {Op::kAdd, 2}, {Op::kTxMalloc, 64}, {Op::kTxFree, 0}, {Op::kAbort, 0}},
       {{Op::kReopen, 0}},
+      {{Op::kReopen, 0}, {Op::kCollect, 0}},
       {{Op::kBegin, 0}, {Op::kAdd, 3}, {Op::kTxMalloc, 64}, {Op::kReopen, 0}},
   };
   if (is_strict) {
@@ -68,6 +69,8 @@ std::vector<std::vector<Call>> scripts(bool is_strict) {
       {{Op::kBegin, 0}, {Op::kAdd, 3}, {Op::kReopen, 0}, {Op::kBegin, 0}, {Op::kAdd, 3}, {Op::kCommit, 0}},
       // A root named by a transaction that came to nothing, set by another thread.
       {{Op::kBegin, 0}, {Op::kTxRootSet, 1}, {Op::kAbort, 0}, {Op::kThread, 1}, {Op::kMalloc, 64}, {Op::kRootSet, 1}},
+      {{Op::kMalloc, 64}, {Op::kBegin, 0}, {Op::kTxRootSet, 1}, {Op::kThread, 1}, {Op::kRootSet, kOverOthers + 1}, {Op::kMalloc, 64}},
+      {{Op::kBegin, 0}, {Op::kTxRootSet, 1}, {Op::kThread, 1}, {Op::kBegin, 0}, {Op::kTxRootSet, kOverOthers + 1}, {Op::kCommit, 0}, {Op::kMalloc, 64}},
       // Logs that go on in extents.
       {{Op::kBegin, 0}, {Op::kAdd, 500}, {Op::kWrite, 200}, {Op::kTxMalloc, 64}, {Op::kCommit, 0}, {Op::kMalloc, 100000}, {Op::kCopy, 3}},
       {{Op::kBegin, 0}, {Op::kAdd, 700}, {Op::kAbort, 0}, {Op::kMalloc, 100000}, {Op::kCopy, 3}},
@@ -80,6 +83,8 @@ std::vector<std::vector<Call>> scripts(bool is_strict) {
       {{Op::kBegin, 0}, {Op::kAdd, 3}, {Op::kTxMalloc, 64}, {Op::kThread, 1}, {Op::kBegin, 0}, {Op::kAdd, 3}, {Op::kTxMalloc, 64}, {Op::kCommit, 0}, {Op::kThread, 0}, {Op::kCommit, 0}, {Op::kThread, 1}, {Op::kFreeFrom, 0}, {Op::kMalloc, 64}},
       // Another thread frees, and gives out, what a transaction has made.
       {{Op::kBegin, 0}, {Op::kTxMalloc, 64}, {Op::kCommit, 0}, {Op::kThread, 1}, {Op::kFreeFrom, 0}, {Op::kThread, 0}, {Op::kMalloc, 64}, {Op::kMalloc, 64}, {Op::kThread, 1}, {Op::kMallocTo, 64}},
+      // The collector: blocks of an earlier life, small and large, some of them still wanted.
+      {{Op::kMalloc, 64}, {Op::kMalloc, 40000}, {Op::kMallocTo, 64}, {Op::kMallocTo, 40000}, {Op::kRootSet, 1}, {Op::kMalloc, 64}, {Op::kReopen, 0}, {Op::kMalloc, 64}, {Op::kCollect, 0}, {Op::kMallocTo, 100}, {Op::kCollect, 0}, {Op::kFreeFrom, 0}},
       // One thread gives frames back, another takes them.
       {{Op::kMalloc, 40000}, {Op::kMalloc, 40000}, {Op::kMalloc, 64}, {Op::kThread, 1}, {Op::kFree, 0}, {Op::kFree, 0}, {Op::kRelease, 0}, {Op::kThread, 0}, {Op::kMallocTo, 90000}},
       {{Op::kThread, 1}, {Op::kMalloc, 40000}, {Op::kMalloc, 64}, {Op::kFree, 0}, {Op::kFree, 0}, {Op::kRelease, 0}, {Op::kThread, 0}, {Op::kMallocTo, 100000}},
@@ -171,6 +176,7 @@ Program random_program(uint64_t seed, bool is_strict, uint32_t count) {
         break;
       case 25:
         if (random(2) == 0) program.calls.push_back({Op::kReopen, 0});
+        if (random(2) == 0) program.calls.push_back({Op::kCollect, 0});
         if (random(8) == 0) program.calls.push_back({Op::kMalloc, 1200000});
         break;
     }

@@ -44,6 +44,8 @@ enum class Op : uint8_t {
   kWrong,        // a: number of a wrong order
 };
 
+inline constexpr uint32_t kOverOthers = 16;  // added to a root
+
 struct Call {
   Op op;
   uint32_t a;

@@ -27,7 +27,7 @@ enum class EventKind : uint8_t {
   kBegin,     // a call begins
   kEnd,       // and returns; from here on its effects are durable
   kBlock,     // effect of the call: a block is live (a: file offset, b: bytes)
-  kNoBlock,   // effect: it is not any more
+  kNoBlock,   // effect: it is not any more; b: 1: at some time in the call
   kWord,      // effect: the word at file offset a has the value b
   kRoot,      // effect: root number a points to file offset b; 0: it is removed
   kMayWords,  // until the call ends the words of later kWord events may be old or new, each alone

@@ -12,7 +12,7 @@ void World::apply(const Event& effect, bool may_be_old) {
       auto at = std::find_if(blocks, blocks_end,
                              [&](const Block& block) { return block.offset == effect.a; });
       if (at == blocks_end && block_count++ == kBlocksMax) std::abort();
-      *at = {effect.a, effect.b, 0};
+      *at = {effect.a, effect.b, 0, 0};
       break;
     }
     case EventKind::kNoBlock: {
@@ -55,6 +55,12 @@ bool World::has_block(uint64_t offset) const {
   return std::any_of(blocks, blocks + block_count, [&](const Block& block) {
     return offset >= block.offset && offset < block.offset + block.size_bytes;
   });
+}
+
+void World::let_go(uint64_t block_offset) {
+  for (uint32_t i = 0; i < block_count; i++) {
+    if (blocks[i].offset == block_offset) blocks[i].may_be_gone = 1;
+  }
 }
 
 void World::allow(const Word& allowed) {

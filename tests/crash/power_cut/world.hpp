@@ -23,7 +23,8 @@ struct World {
   struct Block {
     uint64_t offset;  // from the start of the file
     uint64_t size_bytes;
-    uint64_t is_reachable;
+    uint32_t is_reachable;
+    uint32_t may_be_gone;  // the collector is at work
   };
   struct Word {
     uint64_t offset;
@@ -40,6 +41,7 @@ struct World {
   void apply(const Event& effect, bool may_be_old);
   bool knows(uint64_t word_offset) const;
   bool has_block(uint64_t offset) const;  // around it
+  void let_go(uint64_t block_offset);
   // The word may be what it is there, too.
   void allow(const Word& word);
   // Which blocks the roots lead to.  `base`: what offset 0 is in a pointer.
