@@ -198,7 +198,7 @@ std::string Oracle::compare(const std::string& path) {
 
 std::string Oracle::compare_words(Arena& arena) {
   bool is_transaction = log_.is_busy && log_.step == Step::kTransaction;
-  is_before_ = !is_transaction || !log_.is_returned;
+  is_before_ = !is_transaction || !log_.is_returned || log_.is_aborted;
   is_after_ = is_transaction && !log_.is_aborted;
   static Roots roots;
   roots.open(arena);

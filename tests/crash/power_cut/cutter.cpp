@@ -90,7 +90,8 @@ void Cutter::open_worlds(uint32_t begin) {
     may_be_old = may_be_old || event.kind == EventKind::kMayWords;
     if (event.kind == EventKind::kNoBlock && event.b != 0) before_.let_go(event.a);
     // A word told of for the first time was something before.
-    if (event.kind == EventKind::kWord && !before_.knows(event.a) && before_.has_block(event.a)) {
+    if (event.kind == EventKind::kWord && !may_be_old && !before_.knows(event.a) &&
+        before_.has_block(event.a)) {
       Event was = event;
       was.b = media_.latest_word(event.a);
       before_.apply(was, false);

@@ -235,6 +235,7 @@ class Suite {
   void work(Desk& desk, unsigned job, unsigned jobs) {
     CutOptions options = cut_options();
     uint64_t turn = 0;
+    if (options_.is_quick) options.plan = {16, 8, 0};
     auto is_mine = [&] { return turn++ % jobs == job; };
     for (bool is_strict : {true, false}) {
       if (wants(is_strict) && is_mine()) make(desk, is_strict ? "s/new" : "l/new", options);
@@ -244,8 +245,9 @@ class Suite {
     }
     for (unsigned length = 1; length <= 3 && !options_.is_random; length++) {
       if (options_.is_quick && length == 3) break;
-      if (options_.is_quick || length == 3) options.plan = {16, 10, 0};
-      if (options_.is_quick && length == 2) options.plan = {8, 4, 0};
+      if (options_.is_quick) options.nested_period = 100;
+      if (options_.is_quick || length == 3) options.plan = {12, 6, 0};
+      if (options_.is_quick && length == 2) options.plan = {4, 3, 0};
       for (bool is_strict : {true, false}) {
         if (!wants(is_strict)) continue;
         for (const std::string& name : programs_of(is_strict, length)) {
@@ -254,7 +256,7 @@ class Suite {
       }
     }
     options.plan = cut_options().plan;
-    if (options_.is_quick) options.plan = {16, 8, 0};
+    if (options_.is_quick) options.plan = {8, 4, 0};
     uint64_t end = options_.is_quick ? 10 : ~uint64_t{0};
     for (uint64_t i = job; i < end && !has_enough(); i += jobs) {
       bool is_strict = wants(true) && (!wants(false) || i / jobs % 2 == 0);
