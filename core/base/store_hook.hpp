@@ -1,4 +1,5 @@
-// Where the power-cut simulator sees stores: publish() tells it of each, before and after it is made.
+// Where the power-cut simulator sees stores: publish() tells it of each, before and after it is
+// made.
 //
 // In every build but the simulator's own (BTD_SIMULATION, a library of its own) the functions are
 // empty.

@@ -303,8 +303,8 @@ Error recover(const OpenRequest& request, const Mapping& mapping, Arena& arena, 
   if (has_machine_died(view.header()) &&
       view.header().durability != static_cast<uint32_t>(Durability::kStrict)) {
     GcResult result;
-    if (Error error = collect_untrusted(view.header(), arena.mapping().address(), arena.persist(),
-                                        result);
+    if (Error error =
+            collect_untrusted(view.header(), arena.mapping().address(), arena.persist(), result);
         error != Error::kNone)
       return refuse_mapping(why, request.path, error);
   }

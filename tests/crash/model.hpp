@@ -66,7 +66,7 @@ struct Log {
   uint32_t is_aborted;   // it comes to nothing
   uint32_t is_returned;  // commit() has returned: it is there
 
-  const char* what;       // a literal: the same address in parent and child
+  const char* what;  // a literal: the same address in parent and child
   BlockRecord blocks[kBlocksMax];
 };
 

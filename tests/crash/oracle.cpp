@@ -224,8 +224,7 @@ std::string Oracle::compare_words(Arena& arena) {
 }
 
 // The blocks that the transaction in progress allocates and frees.
-std::string Oracle::compare_transaction(
-    std::unordered_map<uint64_t, const Block*>& by_address) {
+std::string Oracle::compare_transaction(std::unordered_map<uint64_t, const Block*>& by_address) {
   if (!log_.is_busy || log_.step != Step::kTransaction) return "";
   uint32_t taken = 0;
   for (uint32_t i = 0; i < log_.taken_count; i++)

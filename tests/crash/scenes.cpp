@@ -209,7 +209,12 @@ void transactions(Worker& w) {
               .sizes = {100, 60000},
               .freed = 1,
               .aborts = true});
-  w.transact({.what = "all at once", .added = {0, 9}, .written = {4}, .sizes = {24}, .freed = 1, .root = 0});
+  w.transact({.what = "all at once",
+              .added = {0, 9},
+              .written = {4},
+              .sizes = {24},
+              .freed = 1,
+              .root = 0});
 }
 
 void long_logs(Worker& w) {
@@ -220,7 +225,11 @@ void long_logs(Worker& w) {
               .sizes = {100},
               .freed = 1,
               .log_bytes = 40000});
-  w.transact({.what = "a long log aborted", .added = {3}, .sizes = {70000}, .log_bytes = 30000, .aborts = true});
+  w.transact({.what = "a long log aborted",
+              .added = {3},
+              .sizes = {70000},
+              .log_bytes = 30000,
+              .aborts = true});
 }
 
 void roots(Worker& w) {
@@ -302,7 +311,10 @@ const Scene kScenes[] = {
     {"transactions with long logs", 8 * kMiB, {long_logs}, false},
     {"roots", 8 * kMiB, {roots}, false},
     {"malloc_to, free_from, activate", 8 * kMiB, {publishing}, false},
-    {"recovery of a transaction cut short", 4 * kMiB, {one_transaction, after_a_transaction, after_a_transaction}, true},
+    {"recovery of a transaction cut short",
+     4 * kMiB,
+     {one_transaction, after_a_transaction, after_a_transaction},
+     true},
     {"random work", 16 * kMiB, {random_work, random_work, random_work}, true},
 };
 const uint32_t kSceneCount = sizeof(kScenes) / sizeof(kScenes[0]);

@@ -47,8 +47,8 @@ void Worker::make_words() {
 
 void Worker::set_root(uint32_t root, bool is_set) {
   begin_transaction();
-  uint64_t value = is_set ? reinterpret_cast<uint64_t>(word(static_cast<uint32_t>(random() % 64)))
-                          : 0;
+  uint64_t value =
+      is_set ? reinterpret_cast<uint64_t>(word(static_cast<uint32_t>(random() % 64))) : 0;
   log_.roots_after[root] = value;
   begin(is_set ? "set a root" : "remove a root", Step::kTransaction, kNone, 0);
   if (roots_.set(root_name(root).c_str(), reinterpret_cast<void*>(value), nullptr) != Error::kNone)
@@ -98,9 +98,9 @@ void Worker::transact(const Plan& plan) {
   if (plan.log_bytes > 0) must(transaction->add(word(Log::kWords), plan.log_bytes));
   for (size_t i = 0; i < plan.sizes.size(); i++) {
     Error error = Error::kNone;
-    void* block = plan.reserves ? reserved[i].block
-                                : transaction->allocate(heap_->cache(), plan.sizes[i], 16, nullptr,
-                                                        &error);
+    void* block = plan.reserves
+                      ? reserved[i].block
+                      : transaction->allocate(heap_->cache(), plan.sizes[i], 16, nullptr, &error);
     if (plan.reserves) error = transaction->adopt(reserved[i], plan.sizes[i]);
     must(error);
     if (block == nullptr) _exit(7);

@@ -187,7 +187,8 @@ void Cutter::cut_recovery(const Program& program, const std::string& outer) {
           count(tally_.nested_images);
           if (std::string fault = examine(nested_, false); !fault.empty())
             report(fault + "\n  media lacks:" + nested_.describe(choice),
-                   "in the recovery after a cut " + outer + ", event " + std::to_string(i), program);
+                   "in the recovery after a cut " + outer + ", event " + std::to_string(i),
+                   program);
         }
         nested_.undo();
       }

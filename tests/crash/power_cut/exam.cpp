@@ -1,4 +1,5 @@
-// Recovers an image and compares it with what the program knows, in a process that has seen nothing.
+// Recovers an image and compares it with what the program knows, in a process that has seen
+// nothing.
 //
 // For every image:
 //   1. it opens, or is made anew where no arena was yet;
@@ -45,7 +46,8 @@ class Examiner {
 
   bool run() {
     static Opened first, second;
-    if (!open(first, exam_.records != 0) || !look(first) || !match(first, (1u << exam_.world_count) - 1))
+    if (!open(first, exam_.records != 0) || !look(first) ||
+        !match(first, (1u << exam_.world_count) - 1))
       return false;
     first.arena.close();
     if (!open(second, false) || !look(second) || !match(second, exam_.matched))
@@ -73,7 +75,7 @@ class Examiner {
     OpenRequest request{.path = exam_.path,
                         .capacity_bytes = kCapacityBytesMin,
                         .on_restart = OnRestart::kKeep,
-                            .durability = exam_.is_strict ? Durability::kStrict : Durability::kLazy,
+                        .durability = exam_.is_strict ? Durability::kStrict : Durability::kLazy,
                         .program = "exam"};
     Error error;
     if (records) {
@@ -89,8 +91,8 @@ class Examiner {
       request.states = exam_.is_strict ? static_cast<Persist*>(&nothing) : &process_persist();
       error = open_arena(request, opened.arena, why);
     }
-    opened.arena.set_persist(nothing, exam_.is_strict ? static_cast<Persist&>(nothing)
-                                                      : process_persist());
+    opened.arena.set_persist(nothing,
+                             exam_.is_strict ? static_cast<Persist&>(nothing) : process_persist());
     if (error != Error::kNone) {
       std::snprintf(exam_.fault, sizeof(exam_.fault), "recovery refuses: %s", why.c_str());
       return false;
@@ -229,8 +231,7 @@ class Examiner {
     }
     for (uint32_t i = 0; i < world.word_count; i++) {
       const World::Word& word = world.words[i];
-      if ((!exam_.is_strict || is_leaving(world, word.offset)) &&
-          !is_reachable(world, word.offset))
+      if ((!exam_.is_strict || is_leaving(world, word.offset)) && !is_reachable(world, word.offset))
         continue;
       uint64_t value;
       std::memcpy(&value, opened.arena.mapping().address(word.offset), sizeof(value));

@@ -134,15 +134,15 @@ void Machine::reopen() {
 
 void Machine::open() {
   Line why;
-  Error error = open_arena({.path = path_.c_str(),
-                            .capacity_bytes = kCapacityBytesMin,
-                            .on_restart = OnRestart::kKeep,
-                            .durability = program_.is_strict ? Durability::kStrict : Durability::kLazy,
-                            .program = "power_cut",
-                            .structures = &sim_,
-                            .states = program_.is_strict ? static_cast<Persist*>(&sim_)
-                                                         : &process_persist()},
-                           arena_, why);
+  Error error =
+      open_arena({.path = path_.c_str(),
+                  .capacity_bytes = kCapacityBytesMin,
+                  .on_restart = OnRestart::kKeep,
+                  .durability = program_.is_strict ? Durability::kStrict : Durability::kLazy,
+                  .program = "power_cut",
+                  .structures = &sim_,
+                  .states = program_.is_strict ? static_cast<Persist*>(&sim_) : &process_persist()},
+                 arena_, why);
   if (error != Error::kNone) std::fprintf(stderr, "%s\n", why.c_str());
   must(error);
   roots_.open(arena_);
@@ -354,8 +354,8 @@ void Machine::tx_allocate(uint32_t size_bytes) {
   uint32_t to = free_slot();
   if (mine().transaction == nullptr || to == kSlots) return;
   Error error = Error::kNone;
-  auto* block = static_cast<char*>(
-      mine().transaction->allocate(cache(), size_bytes, 16, nullptr, &error));
+  auto* block =
+      static_cast<char*>(mine().transaction->allocate(cache(), size_bytes, 16, nullptr, &error));
   if (block == nullptr) return;
   Owned owned{block, size_bytes, life_};
   uint64_t value = value_ + 1;

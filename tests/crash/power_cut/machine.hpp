@@ -21,13 +21,14 @@ class Machine {
   static constexpr uint32_t kSlots = 24;
   static constexpr uint32_t kThreads = 2;
   static constexpr uint64_t kAnchorBytes = 32 * kKiB;
-  static constexpr uint64_t kDataAt = 4096;  // of the data words, in the anchor; each thread its own
+  static constexpr uint64_t kDataAt =
+      4096;  // of the data words, in the anchor; each thread its own
   static constexpr uint32_t kDataWords = 1536;
 
   struct Owned {
     char* block;
     size_t size_bytes;
-    uint64_t life = 0;            // of the process that allocated it
+    uint64_t life = 0;           // of the process that allocated it
     uint64_t* second = nullptr;  // a data word that points to it as well
   };
   struct Open {  // a transaction

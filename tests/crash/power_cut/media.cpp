@@ -186,7 +186,8 @@ std::vector<Media::Choice> Media::choices(const Plan& plan) {
       }
       chosen.push_back(std::move(choice));
     }
-    uint64_t torn = has_torn ? std::max<uint64_t>(1, std::min<uint64_t>(whole, plan.samples_max / 4)) : 0;
+    uint64_t torn =
+        has_torn ? std::max<uint64_t>(1, std::min<uint64_t>(whole, plan.samples_max / 4)) : 0;
     for (uint64_t i = 0; i < torn; i++) chosen.push_back(random_choice(random = mix(random + 1)));
     return chosen;
   }
@@ -256,8 +257,8 @@ std::string Media::describe(const Choice& choice) const {
 uint64_t Media::latest_word(uint64_t offset) const {
   uint64_t line = offset / kCacheLineBytes;
   auto at = lines_.find(line);
-  const uint8_t* bytes = at == lines_.end() ? base_ + line * kCacheLineBytes
-                                            : at->second.versions.back().bytes;
+  const uint8_t* bytes =
+      at == lines_.end() ? base_ + line * kCacheLineBytes : at->second.versions.back().bytes;
   uint64_t word;
   std::memcpy(&word, bytes + offset % kCacheLineBytes, sizeof(word));
   return word;

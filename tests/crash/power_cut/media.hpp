@@ -1,7 +1,7 @@
 // What media may hold: for each line the contents that are durable, and every one since.
 //
 // The stores to one line reach media in program order, those to two lines in any.  A flush and then
-// a drain by the same thread make what the line held at the flush durable; nothing else does.  Media
+// a drain by the same thread make what the line held at the flush durable; nothing else does. Media
 // tear a line between its aligned words of 8 bytes, not within one.
 #pragma once
 
@@ -80,7 +80,7 @@ class Media {
   void punch(uint64_t page);
   Choice random_choice(uint64_t random) const;
 
-  uint8_t* base_;     // what is durable, or chosen
+  uint8_t* base_;  // what is durable, or chosen
   uint64_t length_bytes_ = 0;
   uint64_t hash_ = 0;
   uint32_t next_number_ = 0;

@@ -6,7 +6,8 @@
 //     --random: the random ones alone
 //   power_cut --program NAME [--seed S] [--cut C]     one of them again, as a violation names it
 //   power_cut --wrong-all                             wrong orders: each must be found out
-//   power_cut --without-each ALLOWED                  leaves out each flush and each drain, one at a
+//   power_cut --without-each ALLOWED                  leaves out each flush and each drain, one at
+//   a
 //     time: each must be missed, save those that the file ALLOWED names with a reason
 //   power_cut --without SITE                          the same for one, with its violations
 #include <sys/wait.h>
@@ -59,7 +60,7 @@ std::optional<Program> program_of(const std::string& name, uint64_t seed) {
   program.calls = {{Op::kOpen, 0}};
   if (rest == "new") {
     program.calls.push_back({Op::kAnchor, 0});
-  program.calls.push_back({Op::kAnchor, 1});
+    program.calls.push_back({Op::kAnchor, 1});
     program.calls.push_back({Op::kReopen, 0});
     return program;
   }
@@ -223,9 +224,9 @@ class Suite {
 
   bool make(Desk& desk, const std::string& name, const CutOptions& options) {
     std::optional<Program> program = program_of(name, options_.seed);
-    return program && desk.cutter.run(*program, options,
-                                      "--program '" + name + "' --seed " +
-                                          std::to_string(options_.seed));
+    return program &&
+           desk.cutter.run(*program, options,
+                           "--program '" + name + "' --seed " + std::to_string(options_.seed));
   }
 
   bool has_enough() const {
@@ -334,8 +335,8 @@ int Suite::run_without() {
   options.stops_at_violation = options_.without == nullptr;
   is_good = in_jobs([&](Desk& desk, unsigned job) {
               for (uint32_t site = job; site < sites->count; site += options_.jobs) {
-                bool is_asked = options_.without == nullptr ||
-                                sites_names[site].name == options_.without;
+                bool is_asked =
+                    options_.without == nullptr || sites_names[site].name == options_.without;
                 if (!sites_names[site].is_core || !is_asked) continue;
                 options.without_site = site;
                 for (size_t i = 0; i < names.size() && misses[site] == 0; i++) {
@@ -405,7 +406,8 @@ int main(int argc, char** argv) {
       options.without = argv[++i];
     } else {
       std::fprintf(stderr,
-                   "usage: power_cut [--quick | --images N] [--random] [--seed S] [--durability strict|lazy] "
+                   "usage: power_cut [--quick | --images N] [--random] [--seed S] [--durability "
+                   "strict|lazy] "
                    "[--jobs N] | --program NAME [--cut C] | --wrong-all | --without-each ALLOWED | "
                    "--without SITE\n");
       return 2;

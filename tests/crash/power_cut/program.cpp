@@ -6,11 +6,11 @@
 namespace btd::test {
 namespace {
 
-const char* const kNames[] = {"open",     "reopen",   "anchor",      "malloc",    "free",
-                              "resize",   "release",  "thread",      "root_set",  "root_remove",
-                              "malloc_to", "free_from", "activate",  "copy",      "store",
-                              "begin",    "add",      "write",       "tx_malloc", "tx_free",
-                              "tx_root_set", "commit", "abort",      "fill_roots", "collect",   "wrong"};
+const char* const kNames[] = {
+    "open",   "reopen",   "anchor",      "malloc",    "free",      "resize",   "release",
+    "thread", "root_set", "root_remove", "malloc_to", "free_from", "activate", "copy",
+    "store",  "begin",    "add",         "write",     "tx_malloc", "tx_free",  "tx_root_set",
+    "commit", "abort",    "fill_roots",  "collect",   "wrong"};
 static_assert(sizeof(kNames) / sizeof(kNames[0]) == static_cast<size_t>(Op::kWrong) + 1);
 
 constexpr uint32_t kNewest = ~0u;
@@ -66,31 +66,130 @@ std::vector<std::vector<Call>> alphabet(bool is_strict) {
 std::vector<std::vector<Call>> scripts(bool is_strict) {
   std::vector<std::vector<Call>> all = {
       // A transaction cut by the death of its process, and another one on its words.
-      {{Op::kBegin, 0}, {Op::kAdd, 3}, {Op::kReopen, 0}, {Op::kBegin, 0}, {Op::kAdd, 3}, {Op::kCommit, 0}},
+      {{Op::kBegin, 0},
+       {Op::kAdd, 3},
+       {Op::kReopen, 0},
+       {Op::kBegin, 0},
+       {Op::kAdd, 3},
+       {Op::kCommit, 0}},
       // A root named by a transaction that came to nothing, set by another thread.
-      {{Op::kBegin, 0}, {Op::kTxRootSet, 1}, {Op::kAbort, 0}, {Op::kThread, 1}, {Op::kMalloc, 64}, {Op::kRootSet, 1}},
-      {{Op::kMalloc, 64}, {Op::kBegin, 0}, {Op::kTxRootSet, 1}, {Op::kThread, 1}, {Op::kRootSet, kOverOthers + 1}, {Op::kMalloc, 64}},
-      {{Op::kBegin, 0}, {Op::kTxRootSet, 1}, {Op::kThread, 1}, {Op::kBegin, 0}, {Op::kTxRootSet, kOverOthers + 1}, {Op::kCommit, 0}, {Op::kMalloc, 64}},
+      {{Op::kBegin, 0},
+       {Op::kTxRootSet, 1},
+       {Op::kAbort, 0},
+       {Op::kThread, 1},
+       {Op::kMalloc, 64},
+       {Op::kRootSet, 1}},
+      {{Op::kMalloc, 64},
+       {Op::kBegin, 0},
+       {Op::kTxRootSet, 1},
+       {Op::kThread, 1},
+       {Op::kRootSet, kOverOthers + 1},
+       {Op::kMalloc, 64}},
+      {{Op::kBegin, 0},
+       {Op::kTxRootSet, 1},
+       {Op::kThread, 1},
+       {Op::kBegin, 0},
+       {Op::kTxRootSet, kOverOthers + 1},
+       {Op::kCommit, 0},
+       {Op::kMalloc, 64}},
       // Logs that go on in extents.
-      {{Op::kBegin, 0}, {Op::kAdd, 500}, {Op::kWrite, 200}, {Op::kTxMalloc, 64}, {Op::kCommit, 0}, {Op::kMalloc, 100000}, {Op::kCopy, 3}},
+      {{Op::kBegin, 0},
+       {Op::kAdd, 500},
+       {Op::kWrite, 200},
+       {Op::kTxMalloc, 64},
+       {Op::kCommit, 0},
+       {Op::kMalloc, 100000},
+       {Op::kCopy, 3}},
       {{Op::kBegin, 0}, {Op::kAdd, 700}, {Op::kAbort, 0}, {Op::kMalloc, 100000}, {Op::kCopy, 3}},
-      {{Op::kBegin, 0}, {Op::kWrite, 700}, {Op::kReopen, 0}, {Op::kMalloc, 100000}, {Op::kCopy, 700}},
-      // Extents whose blocks are gone, joined after a restart, and a block across the heads of both.
-      {{Op::kMalloc, 40000}, {Op::kMalloc, 40000}, {Op::kMalloc, 64}, {Op::kFree, 2}, {Op::kFree, 2}, {Op::kReopen, 0}, {Op::kMalloc, 90000}, {Op::kMallocTo, 40000}},
-      {{Op::kMallocTo, 40000}, {Op::kMallocTo, 40000}, {Op::kFreeFrom, 0}, {Op::kFreeFrom, 0}, {Op::kReopen, 0}, {Op::kMallocTo, 90000}, {Op::kMallocTo, 40000}},
-      {{Op::kMallocTo, 40000}, {Op::kMallocTo, 40000}, {Op::kFreeFrom, 0}, {Op::kFreeFrom, 0}, {Op::kRelease, 0}, {Op::kMallocTo, 90000}, {Op::kMallocTo, 40000}},
+      {{Op::kBegin, 0},
+       {Op::kWrite, 700},
+       {Op::kReopen, 0},
+       {Op::kMalloc, 100000},
+       {Op::kCopy, 700}},
+      // Extents whose blocks are gone, joined after a restart, and a block across the heads of
+      // both.
+      {{Op::kMalloc, 40000},
+       {Op::kMalloc, 40000},
+       {Op::kMalloc, 64},
+       {Op::kFree, 2},
+       {Op::kFree, 2},
+       {Op::kReopen, 0},
+       {Op::kMalloc, 90000},
+       {Op::kMallocTo, 40000}},
+      {{Op::kMallocTo, 40000},
+       {Op::kMallocTo, 40000},
+       {Op::kFreeFrom, 0},
+       {Op::kFreeFrom, 0},
+       {Op::kReopen, 0},
+       {Op::kMallocTo, 90000},
+       {Op::kMallocTo, 40000}},
+      {{Op::kMallocTo, 40000},
+       {Op::kMallocTo, 40000},
+       {Op::kFreeFrom, 0},
+       {Op::kFreeFrom, 0},
+       {Op::kRelease, 0},
+       {Op::kMallocTo, 90000},
+       {Op::kMallocTo, 40000}},
       // Two transactions at once.
-      {{Op::kBegin, 0}, {Op::kAdd, 3}, {Op::kTxMalloc, 64}, {Op::kThread, 1}, {Op::kBegin, 0}, {Op::kAdd, 3}, {Op::kTxMalloc, 64}, {Op::kCommit, 0}, {Op::kThread, 0}, {Op::kCommit, 0}, {Op::kThread, 1}, {Op::kFreeFrom, 0}, {Op::kMalloc, 64}},
+      {{Op::kBegin, 0},
+       {Op::kAdd, 3},
+       {Op::kTxMalloc, 64},
+       {Op::kThread, 1},
+       {Op::kBegin, 0},
+       {Op::kAdd, 3},
+       {Op::kTxMalloc, 64},
+       {Op::kCommit, 0},
+       {Op::kThread, 0},
+       {Op::kCommit, 0},
+       {Op::kThread, 1},
+       {Op::kFreeFrom, 0},
+       {Op::kMalloc, 64}},
       // Another thread frees, and gives out, what a transaction has made.
-      {{Op::kBegin, 0}, {Op::kTxMalloc, 64}, {Op::kCommit, 0}, {Op::kThread, 1}, {Op::kFreeFrom, 0}, {Op::kThread, 0}, {Op::kMalloc, 64}, {Op::kMalloc, 64}, {Op::kThread, 1}, {Op::kMallocTo, 64}},
+      {{Op::kBegin, 0},
+       {Op::kTxMalloc, 64},
+       {Op::kCommit, 0},
+       {Op::kThread, 1},
+       {Op::kFreeFrom, 0},
+       {Op::kThread, 0},
+       {Op::kMalloc, 64},
+       {Op::kMalloc, 64},
+       {Op::kThread, 1},
+       {Op::kMallocTo, 64}},
       // The collector: blocks of an earlier life, small and large, some of them still wanted.
-      {{Op::kMalloc, 64}, {Op::kMalloc, 40000}, {Op::kMallocTo, 64}, {Op::kMallocTo, 40000}, {Op::kRootSet, 1}, {Op::kMalloc, 64}, {Op::kReopen, 0}, {Op::kMalloc, 64}, {Op::kCollect, 0}, {Op::kMallocTo, 100}, {Op::kCollect, 0}, {Op::kFreeFrom, 0}},
+      {{Op::kMalloc, 64},
+       {Op::kMalloc, 40000},
+       {Op::kMallocTo, 64},
+       {Op::kMallocTo, 40000},
+       {Op::kRootSet, 1},
+       {Op::kMalloc, 64},
+       {Op::kReopen, 0},
+       {Op::kMalloc, 64},
+       {Op::kCollect, 0},
+       {Op::kMallocTo, 100},
+       {Op::kCollect, 0},
+       {Op::kFreeFrom, 0}},
       // One thread gives frames back, another takes them.
-      {{Op::kMalloc, 40000}, {Op::kMalloc, 40000}, {Op::kMalloc, 64}, {Op::kThread, 1}, {Op::kFree, 0}, {Op::kFree, 0}, {Op::kRelease, 0}, {Op::kThread, 0}, {Op::kMallocTo, 90000}},
-      {{Op::kThread, 1}, {Op::kMalloc, 40000}, {Op::kMalloc, 64}, {Op::kFree, 0}, {Op::kFree, 0}, {Op::kRelease, 0}, {Op::kThread, 0}, {Op::kMallocTo, 100000}},
+      {{Op::kMalloc, 40000},
+       {Op::kMalloc, 40000},
+       {Op::kMalloc, 64},
+       {Op::kThread, 1},
+       {Op::kFree, 0},
+       {Op::kFree, 0},
+       {Op::kRelease, 0},
+       {Op::kThread, 0},
+       {Op::kMallocTo, 90000}},
+      {{Op::kThread, 1},
+       {Op::kMalloc, 40000},
+       {Op::kMalloc, 64},
+       {Op::kFree, 0},
+       {Op::kFree, 0},
+       {Op::kRelease, 0},
+       {Op::kThread, 0},
+       {Op::kMallocTo, 100000}},
   };
   // A place of a root used again.
-  if (is_strict) all.push_back({{Op::kFillRoots, kRootCount}, {Op::kMalloc, 64}, {Op::kRootSet, 1}});
+  if (is_strict)
+    all.push_back({{Op::kFillRoots, kRootCount}, {Op::kMalloc, 64}, {Op::kRootSet, 1}});
   return all;
 }
 
@@ -118,7 +217,8 @@ Program random_program(uint64_t seed, bool is_strict, uint32_t count) {
         break;
       case 3:
       case 4:
-        program.calls.push_back({Op::kFree, static_cast<uint32_t>(random(2) == 0 ? kNewest : random(20))});
+        program.calls.push_back(
+            {Op::kFree, static_cast<uint32_t>(random(2) == 0 ? kNewest : random(20))});
         break;
       case 5:
         program.calls.push_back({Op::kResize, static_cast<uint32_t>(33000 + random(300000))});
@@ -142,17 +242,20 @@ Program random_program(uint64_t seed, bool is_strict, uint32_t count) {
         program.calls.push_back({Op::kActivate, size()});
         break;
       case 12:
-        program.calls.push_back({Op::kCopy, static_cast<uint32_t>(1 + random(random(4) == 0 ? 300 : 8))});
+        program.calls.push_back(
+            {Op::kCopy, static_cast<uint32_t>(1 + random(random(4) == 0 ? 300 : 8))});
         break;
       case 13:
       case 14:
         program.calls.push_back({Op::kBegin, 0});
         break;
       case 15:
-        program.calls.push_back({Op::kAdd, static_cast<uint32_t>(1 + random(random(4) == 0 ? 600 : 8))});
+        program.calls.push_back(
+            {Op::kAdd, static_cast<uint32_t>(1 + random(random(4) == 0 ? 600 : 8))});
         break;
       case 16:
-        program.calls.push_back({Op::kWrite, static_cast<uint32_t>(1 + random(random(4) == 0 ? 300 : 8))});
+        program.calls.push_back(
+            {Op::kWrite, static_cast<uint32_t>(1 + random(random(4) == 0 ? 300 : 8))});
         break;
       case 17:
       case 18:

@@ -16,32 +16,32 @@
 namespace btd::test {
 
 enum class Op : uint8_t {
-  kOpen,         // makes the arena, or recovers what the last life left
-  kReopen,       // the process dies, and the next one recovers
-  kAnchor,       // a: 0: the anchor, 1: its root
-  kMalloc,       // a: bytes
-  kFree,         // a: loose block, counted from the oldest; ~0: the newest
-  kResize,       // a: bytes; of the newest loose large block, where it is
-  kRelease,      // the thread's heap, and takes another
-  kThread,       // a: who makes the calls that follow
-  kRootSet,      // a: root; to the newest loose block
-  kRootRemove,   // a: root; its block is loose then
-  kMallocTo,     // a: bytes; into a free slot
-  kFreeFrom,     // the slot filled last
-  kActivate,     // a: bytes; reserves, and fills two slots in one step, the second with a copy
-  kCopy,         // a: data words, written by a transaction of one range
-  kStore,        // a data word stored and persisted by the program itself
-  kBegin,        // a transaction of this thread
-  kAdd,          // a: data words, kept and then changed in place
-  kWrite,        // a: data words, at commit
-  kTxMalloc,     // a: bytes; into a free slot
-  kTxFree,       // the slot filled last
-  kTxRootSet,    // a: root; to a block of this transaction
+  kOpen,        // makes the arena, or recovers what the last life left
+  kReopen,      // the process dies, and the next one recovers
+  kAnchor,      // a: 0: the anchor, 1: its root
+  kMalloc,      // a: bytes
+  kFree,        // a: loose block, counted from the oldest; ~0: the newest
+  kResize,      // a: bytes; of the newest loose large block, where it is
+  kRelease,     // the thread's heap, and takes another
+  kThread,      // a: who makes the calls that follow
+  kRootSet,     // a: root; to the newest loose block
+  kRootRemove,  // a: root; its block is loose then
+  kMallocTo,    // a: bytes; into a free slot
+  kFreeFrom,    // the slot filled last
+  kActivate,    // a: bytes; reserves, and fills two slots in one step, the second with a copy
+  kCopy,        // a: data words, written by a transaction of one range
+  kStore,       // a data word stored and persisted by the program itself
+  kBegin,       // a transaction of this thread
+  kAdd,         // a: data words, kept and then changed in place
+  kWrite,       // a: data words, at commit
+  kTxMalloc,    // a: bytes; into a free slot
+  kTxFree,      // the slot filled last
+  kTxRootSet,   // a: root; to a block of this transaction
   kCommit,
   kAbort,
-  kFillRoots,    // a: so many others, most of them set
+  kFillRoots,  // a: so many others, most of them set
   kCollect,
-  kWrong,        // a: number of a wrong order
+  kWrong,  // a: number of a wrong order
 };
 
 inline constexpr uint32_t kOverOthers = 16;  // added to a root

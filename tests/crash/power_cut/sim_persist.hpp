@@ -3,8 +3,8 @@
 //
 // Changes are found by comparing the file with a shadow: the lines of a flush at that flush, the
 // line of a published word before and after its store, all lines at each drain and at each call's
-// begin and end.  Several words of one line that changed unseen in between may have reached media in
-// any order; Media makes such torn lines of it.
+// begin and end.  Several words of one line that changed unseen in between may have reached media
+// in any order; Media makes such torn lines of it.
 //
 // Thread safety: one thread.  A program of several threads is one that takes turns: as_thread().
 #pragma once

@@ -21,9 +21,9 @@ SiteName look_up(uint64_t address) {
   if (readlink("/proc/self/exe", program, sizeof(program) - 1) < 0) return {};
   char command[600];
   // The call, not what it returns to.
-  std::snprintf(command, sizeof(command), "addr2line -Cfie '%s' 0x%llx 2>/dev/null", program,
-                static_cast<unsigned long long>(
-                    address - 1 - reinterpret_cast<uint64_t>(self.dli_fbase)));
+  std::snprintf(
+      command, sizeof(command), "addr2line -Cfie '%s' 0x%llx 2>/dev/null", program,
+      static_cast<unsigned long long>(address - 1 - reinterpret_cast<uint64_t>(self.dli_fbase)));
   std::vector<std::string> lines;
   if (FILE* pipe = popen(command, "r")) {
     char line[1024];

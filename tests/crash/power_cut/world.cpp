@@ -31,8 +31,8 @@ void World::apply(const Event& effect, bool may_be_old) {
       break;
     }
     case EventKind::kWord: {
-      auto at = std::find_if(words, words_end,
-                             [&](const Word& word) { return word.offset == effect.a; });
+      auto at =
+          std::find_if(words, words_end, [&](const Word& word) { return word.offset == effect.a; });
       uint64_t before = at == words_end ? 0 : at->value;
       if (at == words_end && word_count++ == kWordsMax) std::abort();
       *at = {effect.a, effect.b, may_be_old ? before : effect.b};
