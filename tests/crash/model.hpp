@@ -22,6 +22,7 @@ enum class Step : uint32_t {
   kAllocate,
   kFree,
   kResize,
+  kCollect,      // blocks of earlier lives that nothing leads to go, in any order
   kTransaction,  // words, roots and blocks change together, or none of them
 };
 
@@ -55,6 +56,7 @@ struct Log {
   // Words in a block of their own, and roots: what they are, and what the transaction in progress
   // makes of them.
   uint64_t words_offset;  // in the file; 0: there are none
+  uint64_t words_address;
   uint64_t words[kWords];
   uint64_t words_after[kWords];
   uint64_t roots[kRoots];  // addresses; 0: not set
@@ -87,6 +89,29 @@ void for_each_pattern_word(uint64_t size_bytes, Visit visit) {
   for (uint64_t at = 4096; at + 8 <= words_bytes; at += 4096) visit(at);
   for (uint64_t at = words_bytes > 128 ? words_bytes - 64 : 64; at < words_bytes; at += 8)
     visit(at);
+}
+
+// Whether words or roots lead to the block: the collector must keep it.
+inline bool is_reachable(const Log& log, uint64_t words_address, const BlockRecord& record) {
+  auto is_in = [&](uint64_t address) {
+    return address >= record.address && address < record.address + record.size_bytes;
+  };
+  bool are_words_reachable = false;
+  for (uint64_t root : log.roots) {
+    if (root != 0 && is_in(root)) return true;
+    are_words_reachable = are_words_reachable || root == words_address;
+  }
+  if (!are_words_reachable) return false;
+  for (uint64_t word : log.words) {
+    if (is_in(word)) return true;
+  }
+  return is_in(words_address);
+}
+
+// Whether the collector, at work, may have freed the block already.
+inline bool may_be_collected(const Log& log, const BlockRecord& record) {
+  return log.is_busy && log.step == Step::kCollect && record.epoch < log.epoch &&
+         !is_reachable(log, log.words_address, record);
 }
 
 // Whether the transaction in progress allocates or frees the block.

@@ -43,7 +43,8 @@ std::string exercise(Arena& arena, const Log& log) {
       auto at = reinterpret_cast<uintptr_t>(block);
       for (uint32_t index = 0; index < log.block_count; index++) {
         const BlockRecord& record = log.blocks[index];
-        bool is_sure = record.is_live && !is_in_transaction(log, index) &&
+        bool is_sure = record.is_live && !may_be_collected(log, record) &&
+                       !is_in_transaction(log, index) &&
                        !(log.is_busy && (log.index == index || log.may_reclaim));
         if (is_sure && at < record.address + record.usable_bytes &&
             record.address < at + size_bytes) {
@@ -107,7 +108,7 @@ std::string Oracle::open_and_compare(const std::string& path, bool has_exercise)
     for (uint32_t index = 0; index < log_.block_count; index++) {
       const BlockRecord& record = log_.blocks[index];
       if (!record.is_live || (log_.is_busy && (log_.index == index || log_.may_reclaim))) continue;
-      if (is_in_transaction(log_, index)) continue;
+      if (is_in_transaction(log_, index) || may_be_collected(log_, record)) continue;
       auto* block = reinterpret_cast<void*>(record.address);
       bool is_known = arena->contains(block) && arena->look_up(block) == Verdict::kGood &&
                       arena->usable_size(block) == record.usable_bytes;
@@ -184,6 +185,7 @@ std::string Oracle::compare(const std::string& path) {
   for (uint32_t index : missing_) {
     const BlockRecord& record = log_.blocks[index];
     bool is_being_freed = log_.is_busy && log_.step == Step::kFree && log_.index == index;
+    if (may_be_collected(log_, record)) continue;
     bool is_reclaimed = log_.is_busy && log_.may_reclaim && record.epoch < log_.epoch;
     if (!is_being_freed && !is_reclaimed)
       return text("lost: block ", index) + text(" of bytes ", record.size_bytes);
@@ -243,7 +245,8 @@ std::string Oracle::compare_block(uint32_t index, const BlockRecord& record, con
                                   int descriptor, const ArenaHeader& header) const {
   bool is_in_progress = log_.is_busy && log_.index == index;
   std::string name = text("block ", index) + " (" + describe(block) + ")";
-  if (block.epoch != record.epoch && !is_in_progress)
+  bool may_be_kept = log_.is_busy && log_.step == Step::kCollect && block.epoch == 0;
+  if (block.epoch != record.epoch && !is_in_progress && !may_be_kept)
     return name + text(" is not of epoch ", record.epoch);
   uint64_t intact_bytes = record.filled_bytes;
   if (is_in_progress && log_.step == Step::kResize) {

@@ -268,6 +268,26 @@ void after_a_transaction(Worker& w) {
   w.transact({.what = "the next one", .added = {0, 2}, .written = {1}, .sizes = {100}, .root = 1});
 }
 
+// Blocks that the words lead to, and others.
+void fill_words(Worker& w) {
+  begin_with_words(w);
+  w.step(false);
+  w.publish_words();
+  w.transact({.what = "malloc_to", .written = {0, 1}, .sizes = {64, 40000}, .reserves = true});
+  w.transact({.what = "malloc_to", .written = {2, 3}, .sizes = {24, 5000}, .reserves = true});
+  for (int i = 0; i < 6; i++) w.allocate(1 + w.random() % 3000);
+  w.allocate(90000);
+}
+
+void collecting(Worker& w) {
+  w.step(false);
+  w.open();
+  w.acquire();
+  w.allocate(700);
+  w.step(true);
+  w.collect();
+}
+
 void random_work(Worker& w) {
   w.step(false);
   w.open();
@@ -315,6 +335,7 @@ const Scene kScenes[] = {
      4 * kMiB,
      {one_transaction, after_a_transaction, after_a_transaction},
      true},
+    {"collector", 4 * kMiB, {fill_words, collecting}, false},
     {"random work", 16 * kMiB, {random_work, random_work, random_work}, true},
 };
 const uint32_t kSceneCount = sizeof(kScenes) / sizeof(kScenes[0]);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "core/gc/collector.hpp"
 #include "tests/crash/worker.hpp"
 
 namespace btd::test {
@@ -42,7 +43,32 @@ void Worker::make_words() {
   BlockRecord& record = log_.blocks[index];
   record.filled_bytes = 0;
   std::memset(reinterpret_cast<void*>(record.address), 0, record.size_bytes);
+  log_.words_address = record.address;
   log_.words_offset = arena_.offset_of(reinterpret_cast<void*>(record.address));
+}
+
+void Worker::publish_words() {
+  begin_transaction();
+  log_.roots_after[0] = log_.words_address;
+  begin("a root for the words", Step::kTransaction, kNone, 0);
+  if (roots_.set(root_name(0).c_str(), word(0), nullptr) != Error::kNone) _exit(7);
+  end_transaction();
+}
+
+void Worker::collect() {
+  begin("collect", Step::kCollect, kNone, 0);
+  GcResult result;
+  if (btd::collect(arena_, {.threads = 1}, result) != Error::kNone) _exit(7);
+  for (uint32_t index = 0; index < log_.block_count; index++) {
+    BlockRecord& record = log_.blocks[index];
+    if (!record.is_live || record.epoch == log_.epoch) continue;
+    if (is_reachable(log_, log_.words_address, record)) {
+      record.epoch = 0;  // kept
+    } else {
+      record.is_live = 0;
+    }
+  }
+  end();
 }
 
 void Worker::set_root(uint32_t root, bool is_set) {

@@ -50,6 +50,9 @@ class Worker {
 
   // The block of the words.  Before the first transaction.
   void make_words();
+  // Root 0 leads to the words.
+  void publish_words();
+  void collect();
   void transact(const Plan& plan);
   // Without a transaction; a null value removes it.
   void set_root(uint32_t root, bool is_set);
