@@ -8,6 +8,7 @@
 
 #include "tools/arena_file.hpp"
 #include "tools/output_file.hpp"
+#include "tools/pointers.hpp"
 #include "tools/progress.hpp"
 #include "tools/repair.hpp"
 #include "tools/tool.hpp"
@@ -22,6 +23,7 @@ struct Options {
   std::string path;
   std::string copy;
   bool is_repair = false;
+  bool is_pointers = false;
   bool is_json = false;
 };
 
@@ -92,10 +94,11 @@ struct Outcome {
   std::vector<Finding> findings;
   std::vector<LostRange> lost;
   std::vector<Finding> left;  // in the repaired copy
+  PointerReport pointers;     // with --pointers
 };
 
 Outcome repair_copy(const ArenaView& view, const Options& options, std::vector<Finding> findings) {
-  Outcome outcome{kExitDamaged, "damaged", findings, {}, findings};
+  Outcome outcome{kExitDamaged, "damaged", findings, {}, findings, {}};
   OutputFile copy(options.copy, false);
   copy_arena(view, copy);
   std::vector<LostRange> lost = repair(copy, findings, view);
@@ -132,15 +135,34 @@ Outcome check(const Options& options) {
   refuse_live(
       view,
       options.path);  // a program may have opened it meanwhile: what was found means nothing then
-  if (findings.empty()) return {kExitOk, "clean", {}, {}, {}};
-  if (!options.is_repair) return {kExitDamaged, "damaged", findings, {}, findings};
+  if (findings.empty()) {
+    Outcome outcome{kExitOk, "clean", {}, {}, {}, {}};
+    if (options.is_pointers) outcome.pointers = find_volatile_pointers(options.path, view);
+    return outcome;
+  }
+  if (!options.is_repair) return {kExitDamaged, "damaged", findings, {}, findings, {}};
   return repair_copy(view, options, findings);
+}
+
+void print_pointers(const PointerReport& report) {
+  Table table({">BLOCK", ">SIZE", ">OFFSET", ">VALUE", "LOOKS LIKE"});
+  for (size_t i = 0; i < std::min(report.pointers.size(), kLinesMax); i++) {
+    const VolatilePointer& found = report.pointers[i];
+    table.row({std::to_string(found.block / kQuantumBytes), std::to_string(found.size_bytes),
+               std::to_string(found.offset), fmt::format("{:#x}", found.value),
+               yellow(found.into)});
+  }
+  if (!table.is_empty()) table.print();
+  if (report.count > kLinesMax) fmt::print("... and {} more\n", report.count - kLinesMax);
+  fmt::print("{} words in {} blocks that roots lead to look like pointers into volatile memory\n",
+             report.count, report.blocks);
 }
 
 void print_outcome(const Options& options, const Outcome& outcome) {
   if (outcome.findings.empty()) {
     fmt::print("{}: {}{}\n", printable(options.path), green("clean"),
                options.is_repair ? "; no copy was made" : "");
+    if (options.is_pointers) print_pointers(outcome.pointers);
     return;
   }
   print_findings(outcome.findings);
@@ -167,6 +189,18 @@ void print_outcome_as_json(const Options& options, const Outcome& outcome) {
   json["result"] = outcome.result;
   json["findings"] = Json::array();
   for (const Finding& finding : outcome.findings) json["findings"].push_back(describe(finding));
+  if (options.is_pointers) {
+    json["reachable_blocks"] = outcome.pointers.blocks;
+    json["volatile_pointer_count"] = outcome.pointers.count;
+    json["volatile_pointers"] = Json::array();
+    for (const VolatilePointer& found : outcome.pointers.pointers) {
+      json["volatile_pointers"].push_back({{"id", found.block / kQuantumBytes},
+                                           {"size_bytes", found.size_bytes},
+                                           {"offset", found.offset},
+                                           {"value", fmt::format("{:#x}", found.value)},
+                                           {"looks_like", found.into}});
+    }
+  }
   if (options.is_repair) {
     json["copy"] = outcome.status == kExitRepaired ? Json(options.copy) : Json(nullptr);
     json["lost"] = Json::array();
@@ -193,6 +227,9 @@ void add_check(CLI::App& app, int& status) {
       command->add_option("--to", options.copy, "the copy to write; it must not exist yet")
           ->needs(repair_flag);
   repair_flag->needs(to);
+  command->add_flag("--pointers", options.is_pointers,
+                    "also list words that roots lead to and that look like pointers into volatile "
+                    "memory");
   command->add_flag("--json", options.is_json, "print JSON");
   command->footer(
       "Exit status: 0 clean, 1 damaged but the copy is repaired, 2 damaged, 3 refused (not an "

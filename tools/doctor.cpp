@@ -178,9 +178,10 @@ void print_as_json(const std::string& path, Backend backend) {
   json["instructions"] = Json::array();
   for (size_t i = 0; i < cpu::kFlushInstructionCount; i++) {
     if (!speeds.of[i].is_there) continue;
-    json["instructions"].push_back({{"name", cpu::name_of(static_cast<cpu::FlushInstruction>(i))},
+    auto instruction = static_cast<cpu::FlushInstruction>(i);
+    json["instructions"].push_back({{"name", cpu::name_of(instruction)},
                                     {"fresh_ns", speeds.of[i].fresh_ns},
-                                    {"reflush_ns", speeds.of[i].reflush_ns}});
+                                    {"reflush_ns", reflush_ns(instruction)}});
   }
   json["levels"] = Json::array();
   for (auto [level, name] : kLevels) {
@@ -216,7 +217,7 @@ void print_as_text(const std::string& path, Backend backend) {
     if (!speeds.of[i].is_there) continue;
     auto instruction = static_cast<cpu::FlushInstruction>(i);
     instructions.row({cpu::name_of(instruction), fmt::format("{} ns", speeds.of[i].fresh_ns),
-                      fmt::format("{} ns", speeds.of[i].reflush_ns),
+                      fmt::format("{} ns", reflush_ns(instruction)),
                       instruction == speeds.fastest ? "taken" : ""});
   }
   if (!instructions.is_empty()) instructions.print();

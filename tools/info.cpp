@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "tools/arena_file.hpp"
+#include "tools/mapped_arena.hpp"
 #include "tools/tool.hpp"
 
 namespace btd::tools {
@@ -71,6 +72,15 @@ Json describe(const std::string& path, const ArenaView& view, const Summary& sum
   json["metadata_share"] = ratio(numbers.metadata_bytes, numbers.grown_bytes);
   json["internal_fragmentation"] = ratio(numbers.free_slot_bytes, summary.superblock_bytes);
   json["external_fragmentation"] = 1 - ratio(numbers.largest_free_bytes, numbers.free_bytes);
+  json["roots"] = Json::array();
+  for (const RootEntry& root : roots_of(view)) {
+    json["roots"].push_back({{"name", root.name}, {"address", fmt::format("{:#x}", root.address)}});
+  }
+  OpenTransactions waiting;
+  if (header.lanes_grown > 0) waiting = transactions_of(MappedArena(path, view));
+  json["lanes"] = header.lanes_grown;
+  json["transactions"] = {
+      {"committed", waiting.committed}, {"open", waiting.open}, {"records", waiting.records}};
   json["epochs"] = Json::array();
   for (auto [epoch, use] : summary.epochs) {
     json["epochs"].push_back({{"epoch", epoch == 0 ? Json("kept") : Json(epoch)},
@@ -125,6 +135,11 @@ void print_text(const std::string& path, const ArenaView& view, const Summary& s
   line("free", fmt::format("{}, and {} in slots", human_size(numbers.free_bytes),
                            human_size(numbers.free_slot_bytes)));
   line("largest free extent", human_size(numbers.largest_free_bytes));
+  if (header.lanes_grown > 0) {
+    OpenTransactions waiting = transactions_of(MappedArena(path, view));
+    line("transactions", fmt::format("{} lanes; {} committed and {} open ones wait for recovery",
+                                     header.lanes_grown, waiting.committed, waiting.open));
+  }
   line("metadata", fmt::format("{}, {} of the grown part", human_size(numbers.metadata_bytes),
                                human_percent(numbers.metadata_bytes, numbers.grown_bytes)));
   line(
@@ -141,6 +156,13 @@ void print_text(const std::string& path, const ArenaView& view, const Summary& s
                   human_size(use.bytes)});
     }
     epochs.print();
+  }
+  Table roots({"ROOT", ">ADDRESS"});
+  for (const RootEntry& root : roots_of(view))
+    roots.row({root.name, fmt::format("{:#x}", root.address)});
+  if (!roots.is_empty()) {
+    fmt::print("\n");
+    roots.print();
   }
   Table classes({">SLOT", ">SUPERBLOCKS", ">SLOTS", ">LIVE", ">FILL"});
   for (size_t i = 0; i < kSizeClassCount; i++) {

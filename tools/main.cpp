@@ -68,6 +68,7 @@ int run(int argc, char** argv) {
   add_info(app, status);
   add_salvage(app, status);
   add_check(app, status);
+  add_gc(app, status);
   add_rm(app, status);
   add_config(app, status);
   add_doctor(app, status);

@@ -35,6 +35,7 @@ void add_ls(CLI::App& app, int& status);
 void add_info(CLI::App& app, int& status);
 void add_salvage(CLI::App& app, int& status);
 void add_check(CLI::App& app, int& status);
+void add_gc(CLI::App& app, int& status);
 void add_rm(CLI::App& app, int& status);
 void add_config(CLI::App& app, int& status);
 void add_doctor(CLI::App& app, int& status);

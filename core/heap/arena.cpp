@@ -85,6 +85,7 @@ Error Arena::create(const Mapping& mapping, uint64_t capacity_bytes, bool keep_f
     error = mapping_.open_access(0, header.frame_header_offset);
     if (error != Error::kNone) return error;
     std::memset(mapping_.address(), 0, header.frame_header_offset);
+    persist_->persist(mapping_.address(), header.frame_header_offset);
   }
   // Nothing is written yet: the opener's first update_header() sets the magic, and with it the
   // arena begins to exist.
@@ -187,18 +188,15 @@ void Arena::start() {
 }
 
 // Word by word from the first, the magic: a copy cut short in its making begins with it or is all
-// zero.  So the magic of a new copy is durable before any other line may be.
+// zero.  Power loss would keep any of its lines, so there the magic is made durable first.
 void Arena::copy_header(int copy) {
   char* media = mapping_.address(static_cast<uint64_t>(copy) * kArenaHeaderBytes);
-  auto* magic = reinterpret_cast<uint64_t*>(media);
-  if (*magic == 0) {
-    publish(magic, header_.magic);
-    persist_->persist(magic, sizeof(*magic));
-  }
+  bool is_made = std::memcmp(media, &header_, sizeof(uint64_t)) != 0;
   for (size_t at = 0; at < sizeof(header_); at += sizeof(uint64_t)) {
     uint64_t word;
     std::memcpy(&word, reinterpret_cast<const char*>(&header_) + at, sizeof(word));
     publish(reinterpret_cast<uint64_t*>(media + at), word);
+    if (at == 0 && is_made) persist_->persist(media, sizeof(word));
   }
   persist_->persist(media, sizeof(header_));
 }

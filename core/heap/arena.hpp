@@ -104,6 +104,10 @@ class Arena {
   // attached, and not updated yet.
   void mend_header_copy();
 
+  // From recovery, where earlier lives persisted less than this one will: makes all that they left
+  // durable, in no order.  The header update that records the new level comes after it.
+  void persist_metadata();
+
   // First of all.  What the arena's structures, roots and logs go through, and what the states of
   // blocks do: in `lazy` durability nothing, and recovery after power loss does not trust them.
   void set_persist(Persist& structures, Persist& states) {

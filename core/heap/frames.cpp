@@ -169,8 +169,26 @@ Error Arena::grow_metadata(Zone& zone, uint32_t first, uint32_t count) {
       is_open_) {
     std::memset(static_cast<void*>(frame_header(first)), 0, header_bytes);
     std::memset(states, 0, state_bytes);
+    // Before the header says that they are grown: what the device held before looks like anything.
+    persist_->flush(frame_header(first), header_bytes);
+    persist_->persist(states, state_bytes);
   }
   return Error::kNone;
+}
+
+void Arena::persist_metadata() {
+  persist_->flush(root(0), header_.roots_grown * sizeof(Root));
+  persist_->flush(lane(0), header_.lanes_grown * kLaneBytes);
+  for (const Zone* zone : {&coarse_, &fine_}) {
+    uint64_t grown = zone->frames_grown;
+    persist_->flush(frame_header(zone->first_frame), grown * sizeof(FrameHeader));
+    if (zone == &coarse_) {
+      state_persist_->flush(geometry_.coarse_states, grown * kCoarseStatesPerFrame);
+    } else {
+      state_persist_->flush(geometry_.fine_states, grown * kFineStatesPerFrame);
+    }
+  }
+  persist_->drain();
 }
 
 void Arena::give_frames(uint32_t first_frame, uint32_t frame_count, bool is_zero) {

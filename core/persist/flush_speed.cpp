@@ -16,7 +16,7 @@ using cpu::FlushInstruction;
 // cost of a line that was dropped from the cache is in the figure.
 constexpr uint32_t kScratchLines = 32;
 // The best of so many: the first warms up, and an interrupt spoils one at most.
-constexpr int kRounds = 4;
+constexpr int kRounds = 3;
 // No flush takes that long; a clock that says so has leapt.
 constexpr uint32_t kPlausibleNsMax = 20000;
 
@@ -53,7 +53,6 @@ void measure() {
   FlushSpeed& speed = found.of[static_cast<size_t>(kInstruction)];
   speed.is_there = true;
   speed.fresh_ns = time_one<kInstruction>(kScratchLines);
-  speed.reflush_ns = time_one<kInstruction>(1);
   found.is_any = true;
 }
 
@@ -70,6 +69,19 @@ FlushInstruction fastest_of(const FlushSpeed (&speeds)[cpu::kFlushInstructionCou
     if (speeds[i].fresh_ns + speeds[i].fresh_ns / 8 < speeds[best].fresh_ns) best = i;
   }
   return static_cast<FlushInstruction>(best);
+}
+
+uint32_t reflush_ns(FlushInstruction instruction) noexcept {
+  LockGuard guard(lock);
+  if (!cpu::has(instruction)) return 0;
+  switch (instruction) {
+    case FlushInstruction::kClwb:
+      return time_one<FlushInstruction::kClwb>(1);
+    case FlushInstruction::kClflushopt:
+      return time_one<FlushInstruction::kClflushopt>(1);
+    default:
+      return time_one<FlushInstruction::kClflush>(1);
+  }
 }
 
 const FlushSpeeds& flush_speeds() noexcept {

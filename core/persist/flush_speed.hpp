@@ -16,8 +16,7 @@ namespace btd {
 
 struct FlushSpeed {
   bool is_there;
-  uint32_t fresh_ns;    // a store, a flush and a fence, each on another line; 0: not there
-  uint32_t reflush_ns;  // the same, always on one line
+  uint32_t fresh_ns;  // a store, a flush and a fence, each on another line; 0: not there
 };
 
 struct FlushSpeeds {
@@ -26,8 +25,11 @@ struct FlushSpeeds {
   cpu::FlushInstruction fastest;               // if is_any
 };
 
-// Measured by the first call, which takes less than 0.2 ms; no memory but its own is touched.
+// Measured by the first call, which takes some 60 us; no memory but its own is touched.
 const FlushSpeeds& flush_speeds() noexcept;
+
+// The same for one line, flushed again and again.  For reports; 0: not there.
+uint32_t reflush_ns(cpu::FlushInstruction instruction) noexcept;
 
 // The decision: the fastest, but an earlier one (cpu::FlushInstruction) unless a later one is
 // faster by an eighth, so that noise does not decide.  A clock that stood still or leapt decides

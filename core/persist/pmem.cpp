@@ -20,6 +20,7 @@ template <FlushInstruction kInstruction>
 class PmemPersist final : public Persist {
  public:
   void flush(const void* address, size_t size_bytes) noexcept override {
+    if (size_bytes == 0) return;  // the line may not even be mapped
     auto at = round_down(reinterpret_cast<uintptr_t>(address), kCacheLineBytes);
     auto end = reinterpret_cast<uintptr_t>(address) + size_bytes;
     for (; at < end; at += kCacheLineBytes)

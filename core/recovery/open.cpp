@@ -251,6 +251,8 @@ Error adopt_frames(FrameHeader* headers, Arena& arena) {
     }
     end_of_free(end);
   }
+  // A descriptor that came back over power loss would lie inside whatever takes its frames next.
+  arena.persist().drain();
   return Error::kNone;
 }
 
@@ -283,6 +285,9 @@ Error recover(const OpenRequest& request, const Mapping& mapping, Arena& arena, 
   // From here on the arena is understood, and written to.  First copy B, if it is not good: the
   // next update overwrites copy A, and a kill in the middle of that must find a whole B.
   if (damaged == 1) arena.mend_header_copy();
+  // What a life of a lower level left is durable against the death of a process only.
+  if (static_cast<uint32_t>(request.durability) > view.header().durability)
+    arena.persist_metadata();
   // Transactions before the frames: their logs may lie in extents without a live block.
   Replayed replayed;
   if (Error error = replay_lanes(arena, replayed); error != Error::kNone) {

@@ -6,7 +6,7 @@ _bartender_complete() {
   COMPREPLY=()
 
   if ((COMP_CWORD == 1)); then
-    mapfile -t COMPREPLY < <(compgen -W 'run ls info salvage check rm config doctor version --help --version' -- "$word")
+    mapfile -t COMPREPLY < <(compgen -W 'run ls info salvage check gc rm config doctor version --help --version' -- "$word")
     return
   fi
 
@@ -46,7 +46,8 @@ _bartender_complete() {
     ls) options='--json --help' ;;
     info) options='--json --help' ;;
     salvage) options='--json --min-size --limit --id --output --force --strings --length --help' ;;
-    check) options='--json --repair --to --help' ;;
+    check) options='--json --repair --to --pointers --help' ;;
+    gc) options='--json --dry-run --help' ;;
     rm) options='--json --force --help' ;;
     config) options='--json --markdown --help' ;;
     doctor) options='--json --help' ;;

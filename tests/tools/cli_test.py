@@ -97,7 +97,7 @@ def poke(path, offset, data):
 class General(Case):
     def test_each_subcommand_has_help_that_names_its_exit_codes(self):
         listed = self.tool("--help")
-        for command in ("run", "ls", "info", "salvage", "check", "rm", "config", "doctor", "version"):
+        for command in ("run", "ls", "info", "salvage", "check", "gc", "rm", "config", "doctor", "version"):
             self.assertIn(command, listed)
             text = self.tool(command, "--help")
             self.assertIn("--json", text)
@@ -111,7 +111,7 @@ class General(Case):
         with open(root + "/docs/completions/bartender.bash") as file:
             completion = file.read()
         count = 0
-        for command in ("run", "ls", "info", "salvage", "check", "rm", "config", "doctor", "version"):
+        for command in ("run", "ls", "info", "salvage", "check", "gc", "rm", "config", "doctor", "version"):
             for option in re.findall(r"(?m)^  (?:-h,)?(--[a-z-]+)", self.tool(command, "--help")):
                 self.assertRegex(page, re.escape(option) + r"(?![a-z-])", command)
                 self.assertRegex(completion, re.escape(option) + r"(?![a-z-])", command)
@@ -119,7 +119,7 @@ class General(Case):
         self.assertGreater(count, 30)
 
     def test_wrong_usage_is_one_line_and_64(self):
-        for arguments in ((), ("nonsense",), ("ls", "--nonsense"), ("info",), ("salvage",), ("check",), ("rm",),
+        for arguments in ((), ("nonsense",), ("ls", "--nonsense"), ("info",), ("salvage",), ("check",), ("gc",), ("rm",),
                           ("salvage", "x", "--output", "y"), ("check", "x", "--repair"), ("check", "x", "--to", "y"),
                           ("salvage", "x", "--id", "many")):
             result = execute([BARTENDER, *arguments], env=self.environment)
@@ -645,6 +645,79 @@ class Run(Case):
         document = json.loads(self.run_program("--dry-run", "--json", "--", "true", "x").stdout)
         self.assertEqual((document["schema"], document["arguments"]), (1, ["true", "x"]))
         self.assertTrue(os.path.isabs(document["program"]))
+
+
+class Roots(Case):
+    """What roots lead to.  In an image: slot 7 at 448 and slot 0 at 0 of 64 B, a large block at 100 frames, another at 120, a slot of
+    32 KiB and one of 48 B: six live blocks."""
+
+    LARGE, SECOND = 100 * 16384, 120 * 16384
+
+    def rooted(self, *more):
+        return self.image("a.arena", f"root:table:{self.LARGE}", f"link:{self.LARGE + 64}:{7 * 64 + 5}", f"link:{7 * 64 + 56}:{self.LARGE}",
+                          *more)
+
+    def test_info_lists_roots_and_transactions(self):
+        path = self.rooted(f"root:other:{7 * 64}")
+        document = self.tool_json("info", path)
+        self.assertEqual([root["name"] for root in document["roots"]], ["table", "other"])
+        self.assertEqual(document["transactions"], {"committed": 0, "open": 0, "records": 0})
+        self.assertIn("table", self.tool("info", path))
+
+    def test_check_names_a_root_that_leads_nowhere(self):
+        path = self.rooted("clean")
+        self.assertEqual(self.tool_json("check", path)["result"], "clean")
+        path = self.rooted(f"root:free:{8 * 64}", "clean")
+        document = self.tool_json("check", path, status=2)
+        self.assertEqual([finding["fault"] for finding in document["findings"]], ["root"])
+        self.assertEqual(document["findings"][0]["file_offset"], self.offsets["root"] + 128)
+        copy = self.path("copy")
+        self.tool("check", path, "--repair", "--to", copy, status=1)
+        self.assertEqual([root["name"] for root in self.tool_json("info", copy)["roots"]], ["table"])
+
+    def test_gc_dry_run_tells_and_changes_nothing(self):
+        path = self.rooted()
+        before = digest(path)
+        document = self.tool_json("gc", path, "--dry-run")
+        self.assertEqual(digest(path), before)
+        self.assertEqual((document["roots"], document["reachable_blocks"], document["freed_blocks"]), (1, 2, 4))
+        self.assertIn("4 blocks", self.tool("gc", path, "--dry-run"))
+
+    def test_gc_frees_what_no_root_leads_to(self):
+        path = self.rooted()
+        document = self.tool_json("gc", path)
+        self.assertEqual((document["reachable_blocks"], document["freed_blocks"]), (2, 4))
+        self.assertEqual(self.tool_json("check", path)["result"], "clean")
+        info = self.tool_json("info", path)
+        self.assertEqual((info["live_blocks"], info["state"]), (2, "clean"))
+        self.assertEqual(info["epochs"], [{"epoch": "kept", "blocks": 2, "bytes": info["live_bytes"]}])
+        self.assertEqual(self.tool_json("gc", path)["freed_blocks"], 0)
+
+    def test_gc_refuses_live_arenas_and_those_without_roots(self):
+        path = self.image()
+        before = digest(path)
+        result = self.run_tool("gc", path, status=3)
+        self.assertIn(b"no root is set", result.stderr)
+        self.assertEqual(digest(path), before)
+        path = self.path("live")
+        owner = subprocess.Popen([MAKE_IMAGE, path, f"root:a:{self.LARGE}", "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                 preexec_fn=die_with_parent)
+        self.addCleanup(lambda: (owner.stdin.close(), owner.stdout.close(), owner.wait()))
+        self.assertEqual(owner.stdout.readline(), b"locked\n")
+        for arguments in ((), ("--dry-run",)):
+            self.assertIn(b"is using it", self.run_tool("gc", path, *arguments, status=3).stderr)
+        self.run_tool("gc", self.path("none"), status=4)
+
+    def test_check_pointers_lists_words_into_volatile_memory(self):
+        path = self.rooted(f"word:{self.LARGE + 800}:{0x7f1234567890}", f"word:{7 * 64 + 8}:{0x555555554010}",
+                           f"word:{self.LARGE + 808}:{0x7f1234567890 << 8}", f"word:{self.SECOND}:{0x7f1234567890}")
+        document = self.tool_json("check", path, "--pointers")
+        self.assertEqual(document["reachable_blocks"], 2)
+        found = [(pointer["id"] * 16, pointer["offset"], int(pointer["value"], 16)) for pointer in document["volatile_pointers"]]
+        self.assertEqual(found, [(7 * 64, 8, 0x555555554010), (self.LARGE, 800, 0x7f1234567890)])
+        self.assertEqual(document["volatile_pointer_count"], 2)
+        self.assertIn("2 words", self.tool("check", path, "--pointers"))
+        self.assertNotIn("volatile_pointers", self.tool_json("check", path))
 
 
 def main():

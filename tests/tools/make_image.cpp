@@ -5,6 +5,9 @@
 //   clean          closed in good order
 //   epoch:N        opened N times
 //   seal:FIELD:V   sets format_version or page_bytes in both header copies, with a right checksum
+//   root:NAME:O    sets a root to data offset O
+//   word:O:V       stores V at data offset O
+//   link:O:T       stores the address of data offset T at data offset O
 //   lock           holds the arena's lock until standard input ends, after printing "locked"
 //
 // Prints the offsets that tests need as JSON.
@@ -13,6 +16,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 
 #include "tests/support/image.hpp"
@@ -39,9 +43,16 @@ void fill(test::ArenaImage& image) {
   image.data(100 * kFrameBytes + 65530, "over the border");
 }
 
+template <typename T>
+void put(test::ArenaImage& image, uint64_t offset, const T& value) {
+  for (size_t at = 0; at < sizeof(value); at++)
+    image.set_byte(offset + at, reinterpret_cast<const uint8_t*>(&value)[at]);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  uint32_t roots = 0;
   if (argc < 2) return 64;
   test::ArenaImage image(argv[1]);
   fill(image);
@@ -63,6 +74,18 @@ int main(int argc, char** argv) {
                                                                    : image.header.format_version;
       field = static_cast<uint32_t>(number(second));
       image.write_headers();
+    } else if (name == "root") {
+      btd::Root root{};
+      std::strcpy(root.name, change.substr(first + 1, second - first - 1).c_str());
+      root.head = root_head(root.name);
+      root.value = image.header.data_offset + number(second);
+      put(image, image.header.root_table_offset + roots++ * sizeof(root), root);
+      image.header.roots_grown = kRootsPerPage;
+      image.write_headers();
+    } else if (name == "word" || name == "link") {
+      uint64_t value = number(second);
+      if (name == "link") value += image.header.base_address + image.header.data_offset;
+      put(image, image.header.data_offset + number(first), value);
     } else if (name == "lock") {
       struct flock lock {};
       lock.l_type = F_WRLCK;

@@ -9,6 +9,7 @@
 
 #include "core/base/sys.hpp"
 #include "core/heap/arena.hpp"
+#include "tests/core/support/counting_persist.hpp"
 #include "tests/core/support/scratch.hpp"
 
 namespace btd {
@@ -148,6 +149,46 @@ BOOST_FIXTURE_TEST_CASE(freed_frames_of_small_blocks_serve_other_classes, Fixtur
     for (char* block : mine) BOOST_REQUIRE(life.free(block) == Verdict::kGood);
     life.cache().flush_all();
   }
+}
+
+// From `process` to `strict`: nothing that an earlier life stored may stay in the caches.
+BOOST_AUTO_TEST_CASE(persist_metadata_flushes_every_header_and_state_of_the_grown_part) {
+  test::Scratch scratch;
+  test::Life life(scratch.file("a.arena"));
+  char* small = life.allocate(64);
+  char* fine = life.allocate(48);
+  char* large = life.allocate(100000);
+  BOOST_REQUIRE((small != nullptr && fine != nullptr && large != nullptr));
+  Arena& arena = life.arena();
+  BOOST_REQUIRE(arena.grow_roots(1));
+  BOOST_REQUIRE(arena.grow_lanes(2));
+  test::CountingPersist persist;
+  arena.set_persist(persist, persist);
+  arena.persist_metadata();
+  BOOST_TEST(persist.drains == 1u);
+  std::set<uintptr_t> lines(persist.lines.begin(), persist.lines.end());
+  auto is_flushed = [&](const void* address) {
+    return lines.count(reinterpret_cast<uintptr_t>(address) / kCacheLineBytes) == 1;
+  };
+  for (char* block : {small, fine}) {
+    Superblock& superblock = *arena.superblock_of(block);
+    BOOST_TEST(is_flushed(superblock.state(superblock.slot_of(block))));
+  }
+  const ArenaHeader& header = arena.header();
+  uint64_t frames = uint64_t{header.coarse_frames_grown} + header.fine_frames_grown;
+  uint64_t state_lines = header.coarse_frames_grown * kCoarseStatesPerFrame / kCacheLineBytes +
+                         header.fine_frames_grown * kFineStatesPerFrame / kCacheLineBytes;
+  uint64_t root_lines = header.roots_grown * sizeof(Root) / kCacheLineBytes;
+  uint64_t lane_lines = header.lanes_grown * kLaneBytes / kCacheLineBytes;
+  BOOST_TEST(lines.size() == frames + state_lines + root_lines + lane_lines);
+  BOOST_TEST(is_flushed(arena.root(0)));
+  BOOST_TEST(is_flushed(arena.lane(1) + 100));
+
+  persist.reset();
+  arena.set_persist(persist, process_persist());
+  arena.persist_metadata();
+  BOOST_TEST(persist.lines.size() == frames + root_lines + lane_lines);
+  arena.set_persist(process_persist(), process_persist());
 }
 
 }  // namespace

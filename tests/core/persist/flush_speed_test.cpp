@@ -13,9 +13,9 @@ using cpu::FlushInstruction;
 
 FlushInstruction choice(uint32_t clwb_ns, uint32_t clflushopt_ns, uint32_t clflush_ns) {
   constexpr uint32_t kAbsent = UINT32_MAX;
-  FlushSpeed speeds[] = {{clwb_ns != kAbsent, clwb_ns, 0},
-                         {clflushopt_ns != kAbsent, clflushopt_ns, 0},
-                         {clflush_ns != kAbsent, clflush_ns, 0}};
+  FlushSpeed speeds[] = {{clwb_ns != kAbsent, clwb_ns},
+                         {clflushopt_ns != kAbsent, clflushopt_ns},
+                         {clflush_ns != kAbsent, clflush_ns}};
   return fastest_of(speeds);
 }
 constexpr uint32_t kAbsent = UINT32_MAX;
@@ -53,6 +53,7 @@ BOOST_AUTO_TEST_CASE(measurement_is_made_once_and_in_time) {
   for (size_t i = 0; i < cpu::kFlushInstructionCount; i++) {
     BOOST_TEST(speeds.of[i].is_there == cpu::has(static_cast<FlushInstruction>(i)));
     BOOST_TEST((speeds.of[i].is_there || speeds.of[i].fresh_ns == 0));
+    BOOST_TEST((reflush_ns(static_cast<FlushInstruction>(i)) > 0) == speeds.of[i].is_there);
     is_any = is_any || speeds.of[i].is_there;
   }
   BOOST_TEST(speeds.is_any == is_any);

@@ -273,5 +273,33 @@ BOOST_FIXTURE_TEST_CASE(full_file_system_is_an_error_value_and_what_is_grown_sta
              "exit status " << WEXITSTATUS(status));
 }
 
+BOOST_FIXTURE_TEST_CASE(backend_of_an_open_file_is_what_open_found, Fixture) {
+  prepare();
+  int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  BOOST_TEST((backend_of(file) == Backend::kTmpfs));
+  ::close(file);
+  int zero = ::open("/dev/zero", O_RDONLY | O_CLOEXEC);
+  BOOST_TEST((backend_of(zero) == Backend::kDevdax));  // whoever asks has looked at the size
+  ::close(zero);
+}
+
+BOOST_FIXTURE_TEST_CASE(name_is_made_durable_in_any_directory_that_may_be_searched, Fixture) {
+  prepare();
+  BOOST_TEST((mapping.make_name_durable() == Error::kNone));
+  mapping.close();
+  BOOST_REQUIRE(::chmod(scratch.path().c_str(), 0300) == 0);
+  BOOST_REQUIRE(mapping.open(path.c_str(), false) == Error::kNone);
+  BOOST_TEST((mapping.make_name_durable() == Error::kNone));
+  ::chmod(scratch.path().c_str(), 0700);
+}
+
+BOOST_FIXTURE_TEST_CASE(name_without_a_directory_is_of_the_current_one, Fixture) {
+  std::string before = std::filesystem::current_path();
+  std::filesystem::current_path(scratch.path());
+  BOOST_REQUIRE(mapping.open("file", true) == Error::kNone);
+  BOOST_TEST((mapping.make_name_durable() == Error::kNone));
+  std::filesystem::current_path(before);
+}
+
 }  // namespace
 }  // namespace btd

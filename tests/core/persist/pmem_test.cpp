@@ -31,6 +31,7 @@ BOOST_AUTO_TEST_CASE(flush_of_a_page_before_a_forbidden_one_touches_no_line_beyo
       for (int i = 0; i < 4096; i++) BOOST_REQUIRE(page[i] == static_cast<char>(from + size_bytes));
     }
   }
+  persist->persist(pages + 100, 0);
   munmap(pages, 3 * 4096);
 }
 

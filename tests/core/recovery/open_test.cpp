@@ -582,5 +582,34 @@ BOOST_FIXTURE_TEST_CASE(capacity_too_small_or_refused_by_the_kernel_is_handled, 
   BOOST_TEST(status == 0);
 }
 
+BOOST_FIXTURE_TEST_CASE(header_records_the_durability_of_each_open, Fixture) {
+  for (Durability level : {Durability::kLazy, Durability::kStrict, Durability::kProcess}) {
+    Life life(path, kCapacity, OnRestart::kSalvage, level);
+    BOOST_REQUIRE(life.is_open());
+    BOOST_TEST(header_of(path).durability == static_cast<uint32_t>(level));
+    BOOST_TEST(life.arena().is_strict() == (level == Durability::kStrict));
+    BOOST_TEST((&life.arena().persist() == &process_persist()) == (level == Durability::kProcess));
+  }
+}
+
+BOOST_FIXTURE_TEST_CASE(blocks_of_every_level_survive_the_process_and_any_next_level, Fixture) {
+  Durability levels[] = {Durability::kProcess, Durability::kStrict, Durability::kLazy};
+  std::vector<std::pair<char*, size_t>> blocks;
+  for (int round = 0; round < 6; round++) {
+    Life life(path, kCapacity, OnRestart::kKeep, levels[round % 3]);
+    BOOST_REQUIRE(life.is_open());
+    for (size_t i = 0; i < blocks.size(); i++) {
+      BOOST_TEST((life.arena().look_up(blocks[i].first) == Verdict::kGood));
+      BOOST_TEST(test::is_filled(blocks[i].first, blocks[i].second, i));
+    }
+    for (size_t size_bytes : {16, 64, 700, 20000, 100000}) {
+      char* block = life.allocate(size_bytes);
+      BOOST_REQUIRE(block != nullptr);
+      test::fill(block, size_bytes, blocks.size());
+      blocks.push_back({block, size_bytes});
+    }
+  }
+}
+
 }  // namespace
 }  // namespace btd

@@ -121,10 +121,12 @@ inline uint64_t file_blocks(const std::string& path) {
 class Life {
  public:
   explicit Life(const std::string& path, uint64_t capacity_bytes = 64 * kMiB,
-                OnRestart on_restart = OnRestart::kSalvage)
+                OnRestart on_restart = OnRestart::kSalvage,
+                Durability durability = Durability::kProcess)
       : path_(path) {
     OpenRequest request{path_.c_str(), capacity_bytes};
     request.on_restart = on_restart;
+    request.durability = durability;
     request.program = "core-test";
     error = open_arena(request, *arena_, why_);
     if (error == Error::kNone) heap_ = arena_->acquire_heap();
