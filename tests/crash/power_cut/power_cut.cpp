@@ -343,6 +343,9 @@ int Suite::run_without() {
                   if (visits[i * Sites::kMax + site] && !make(desk, names[i], options))
                     misses[site] = 1;
                 }
+                std::printf("without %s: %s\n", sites_names[site].name.c_str(),
+                            misses[site] ? "violations" : "nothing is noticed");
+                std::fflush(stdout);
               }
             }) &&
             is_good;
