@@ -281,6 +281,7 @@ std::vector<std::string> Suite::short_suite() const {
     names.push_back(kind + "/new");
     for (const std::string& name : script_names(is_strict)) names.push_back(name);
     for (const std::string& name : programs_of(is_strict, 1)) names.push_back(name);
+    if (options_.is_quick) continue;
     for (uint64_t i = 0; i < kShortRandom; i++) names.push_back(kind + "r/" + std::to_string(i));
     auto pairs = programs_of(is_strict, 2);
     for (size_t i = options_.seed % 7; i < pairs.size(); i += 7) names.push_back(pairs[i]);
