@@ -16,6 +16,9 @@
 #include <cstring>
 #include <type_traits>
 
+#include "core/base/attributes.hpp"
+#include "core/base/store_hook.hpp"
+
 namespace btd {
 
 class Persist {
@@ -26,7 +29,7 @@ class Persist {
   // Returns once every earlier flush() of this thread is durable.
   virtual void drain() noexcept = 0;
 
-  void persist(const void* address, size_t size_bytes) noexcept {
+  BTD_ALWAYS_INLINE void persist(const void* address, size_t size_bytes) noexcept {
     flush(address, size_bytes);
     drain();
   }
@@ -48,6 +51,7 @@ Persist& process_persist() noexcept;
 template <typename T>
 void publish(T* media, T value) noexcept {
   static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
+  around_store(media, sizeof(T));
   if constexpr (sizeof(T) == 8) {
     uint64_t word;
     std::memcpy(&word, &value, sizeof(word));
@@ -55,6 +59,7 @@ void publish(T* media, T value) noexcept {
   } else {
     std::atomic_ref(*media).store(value, std::memory_order_release);
   }
+  around_store(media, sizeof(T));
 }
 
 }  // namespace btd

@@ -55,6 +55,13 @@ void boot_id_of_machine(uint8_t (&id)[16]) {
   }
 }
 
+bool has_machine_died(const ArenaHeader& header) {
+  uint8_t id[16];
+  boot_id_of_machine(id);
+  return header.state == static_cast<uint32_t>(ArenaState::kOpen) &&
+         std::memcmp(id, header.boot_id, sizeof(id)) != 0;
+}
+
 void name_owner(ArenaHeader& header, const OpenRequest& request) {
   header.state = static_cast<uint32_t>(ArenaState::kOpen);
   header.pid = static_cast<uint32_t>(getpid());
@@ -205,7 +212,9 @@ Error validate_frames(const FrameHeader* headers, const char* path, Line& why) {
 // ERRORS: kNoMemory: the kernel refuses DRAM.
 //
 // The only stores to media are descriptors of large extents without a block: an allocation that was
-// cut short before its commit, or a free after it.
+// cut short before its commit, or a free after it.  They are flushed, and durable with the header
+// update that ends recovery, before a frame is used again: a head that came back inside another
+// extent would make the arena unreadable.
 Error adopt_frames(FrameHeader* headers, Arena& arena) {
   const ArenaHeader& header = view.header();
   uint32_t coarse_end = header.coarse_frames_grown;
@@ -251,11 +260,8 @@ Error adopt_frames(FrameHeader* headers, Arena& arena) {
 // The same boot id means that every store is there, whoever made it.
 Error distrust_states(Arena& arena, Line& why, const char* path) {
   const ArenaHeader& header = arena.header();
-  uint8_t boot_id[sizeof(header.boot_id)];
-  boot_id_of_machine(boot_id);
-  if (header.state != static_cast<uint32_t>(ArenaState::kOpen) ||
-      header.durability == static_cast<uint32_t>(Durability::kStrict) ||
-      std::memcmp(header.boot_id, boot_id, sizeof(boot_id)) == 0)
+  if (!has_machine_died(header) ||
+      header.durability == static_cast<uint32_t>(Durability::kStrict))
     return Error::kNone;
   GcResult result{};
   Error error = collect_untrusted(header, arena.mapping().address(), arena.persist(), result);
@@ -352,6 +358,7 @@ Error open_arena(const OpenRequest& request, Arena& arena, Line& why) {
   }
   Persistence persistence = choose_persist(mapping.backend(), request.durability);
   arena.set_persist(persistence.structures, persistence.states);
+  if (request.structures != nullptr) arena.set_persist(*request.structures, *request.states);
   error = is_new ? create(request, mapping, arena, why) : recover(request, mapping, arena, why);
   // Before it holds anything that should outlive the machine.
   if (error == Error::kNone && request.durability != Durability::kProcess) {

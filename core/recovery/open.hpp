@@ -23,6 +23,9 @@ struct OpenRequest {
   bool keep_from_children = false;
   bool may_create = true;
   const char* program = "";  // recorded as the owner
+  // For tests: what structures and states go through instead; both or neither.
+  Persist* structures = nullptr;
+  Persist* states = nullptr;
 };
 
 inline constexpr uint64_t kCapacityBytesMin = 4 * kMiB;

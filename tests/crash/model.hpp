@@ -22,6 +22,8 @@ enum class Step : uint32_t {
   kAllocate,
   kFree,
   kResize,
+  kCollect,      // blocks of earlier lives that nothing leads to go, in any order
+  kTransaction,  // words, roots and blocks change together, or none of them
 };
 
 struct BlockRecord {
@@ -36,6 +38,9 @@ struct BlockRecord {
 
 struct Log {
   static constexpr uint32_t kBlocksMax = 2048;
+  static constexpr uint32_t kWords = 64;
+  static constexpr uint32_t kRoots = 4;
+  static constexpr uint32_t kInTransactionMax = 8;
 
   std::atomic<uint32_t> is_busy;
   Step step;
@@ -47,7 +52,23 @@ struct Log {
   uint64_t random_state;  // of the workload
   uint32_t is_stepped;    // the operation in progress is one to step through
   uint32_t block_count;   // records in use or used
-  const char* what;       // a literal: the same address in parent and child
+
+  // Words in a block of their own, and roots: what they are, and what the transaction in progress
+  // makes of them.
+  uint64_t words_offset;  // in the file; 0: there are none
+  uint64_t words_address;
+  uint64_t words[kWords];
+  uint64_t words_after[kWords];
+  uint64_t roots[kRoots];  // addresses; 0: not set
+  uint64_t roots_after[kRoots];
+  uint32_t taken[kInTransactionMax];  // blocks of the transaction in progress: allocated
+  uint32_t taken_count;
+  uint32_t freed[kInTransactionMax];  // and freed
+  uint32_t freed_count;
+  uint32_t is_aborted;   // it comes to nothing
+  uint32_t is_returned;  // commit() has returned: it is there
+
+  const char* what;  // a literal: the same address in parent and child
   BlockRecord blocks[kBlocksMax];
 };
 
@@ -68,6 +89,41 @@ void for_each_pattern_word(uint64_t size_bytes, Visit visit) {
   for (uint64_t at = 4096; at + 8 <= words_bytes; at += 4096) visit(at);
   for (uint64_t at = words_bytes > 128 ? words_bytes - 64 : 64; at < words_bytes; at += 8)
     visit(at);
+}
+
+// Whether words or roots lead to the block: the collector must keep it.
+inline bool is_reachable(const Log& log, uint64_t words_address, const BlockRecord& record) {
+  auto is_in = [&](uint64_t address) {
+    return address >= record.address && address < record.address + record.size_bytes;
+  };
+  bool are_words_reachable = false;
+  for (uint64_t root : log.roots) {
+    if (root != 0 && is_in(root)) return true;
+    are_words_reachable = are_words_reachable || root == words_address;
+  }
+  if (!are_words_reachable) return false;
+  for (uint64_t word : log.words) {
+    if (is_in(word)) return true;
+  }
+  return is_in(words_address);
+}
+
+// Whether the collector, at work, may have freed the block already.
+inline bool may_be_collected(const Log& log, const BlockRecord& record) {
+  return log.is_busy && log.step == Step::kCollect && record.epoch < log.epoch &&
+         !is_reachable(log, log.words_address, record);
+}
+
+// Whether the transaction in progress allocates or frees the block.
+inline bool is_in_transaction(const Log& log, uint32_t index) {
+  if (!log.is_busy || log.step != Step::kTransaction) return false;
+  for (uint32_t i = 0; i < log.taken_count; i++) {
+    if (log.taken[i] == index) return true;
+  }
+  for (uint32_t i = 0; i < log.freed_count; i++) {
+    if (log.freed[i] == index) return true;
+  }
+  return false;
 }
 
 inline void fill_pattern(uint64_t seed, uint32_t index, void* block, uint64_t size_bytes) {

@@ -10,6 +10,7 @@
 
 #include "core/recovery/check.hpp"
 #include "core/recovery/open.hpp"
+#include "core/tx/roots.hpp"
 #include "tests/crash/guard.hpp"
 #include "tests/crash/heap_calls.hpp"
 
@@ -42,7 +43,9 @@ std::string exercise(Arena& arena, const Log& log) {
       auto at = reinterpret_cast<uintptr_t>(block);
       for (uint32_t index = 0; index < log.block_count; index++) {
         const BlockRecord& record = log.blocks[index];
-        bool is_sure = record.is_live && !(log.is_busy && (log.index == index || log.may_reclaim));
+        bool is_sure = record.is_live && !may_be_collected(log, record) &&
+                       !is_in_transaction(log, index) &&
+                       !(log.is_busy && (log.index == index || log.may_reclaim));
         if (is_sure && at < record.address + record.usable_bytes &&
             record.address < at + size_bytes) {
           fault = text("the recovered arena gives out live block ", index);
@@ -105,11 +108,13 @@ std::string Oracle::open_and_compare(const std::string& path, bool has_exercise)
     for (uint32_t index = 0; index < log_.block_count; index++) {
       const BlockRecord& record = log_.blocks[index];
       if (!record.is_live || (log_.is_busy && (log_.index == index || log_.may_reclaim))) continue;
+      if (is_in_transaction(log_, index) || may_be_collected(log_, record)) continue;
       auto* block = reinterpret_cast<void*>(record.address);
       bool is_known = arena->contains(block) && arena->look_up(block) == Verdict::kGood &&
                       arena->usable_size(block) == record.usable_bytes;
       if (!is_known) fault = text("the recovered arena does not know block ", index);
     }
+    if (fault.empty()) fault = compare_words(*arena);
     if (has_exercise && fault.empty()) fault = exercise(*arena, log_);
     arena->close();
   });
@@ -146,11 +151,12 @@ std::string Oracle::compare(const std::string& path) {
   if (std::string fault = overlaps(); !fault.empty()) return fault;
   std::unordered_map<uint64_t, const Block*> by_address;
   for (const Block& block : found_) by_address[block.address] = &block;
+  if (std::string fault = compare_transaction(by_address); !fault.empty()) return fault;
   int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   std::string fault;
   for (uint32_t index = 0; index < log_.block_count && fault.empty(); index++) {
     const BlockRecord& record = log_.blocks[index];
-    if (!record.is_live) continue;
+    if (!record.is_live || is_in_transaction(log_, index)) continue;
     auto at = by_address.find(record.address);
     // A survivor may have been dropped and its very place given to the allocation in progress.
     bool is_replaced = at != by_address.end() && log_.is_busy && log_.may_reclaim &&
@@ -179,6 +185,7 @@ std::string Oracle::compare(const std::string& path) {
   for (uint32_t index : missing_) {
     const BlockRecord& record = log_.blocks[index];
     bool is_being_freed = log_.is_busy && log_.step == Step::kFree && log_.index == index;
+    if (may_be_collected(log_, record)) continue;
     bool is_reclaimed = log_.is_busy && log_.may_reclaim && record.epoch < log_.epoch;
     if (!is_being_freed && !is_reclaimed)
       return text("lost: block ", index) + text(" of bytes ", record.size_bytes);
@@ -191,11 +198,55 @@ std::string Oracle::compare(const std::string& path) {
   return "";
 }
 
+std::string Oracle::compare_words(Arena& arena) {
+  bool is_transaction = log_.is_busy && log_.step == Step::kTransaction;
+  is_before_ = !is_transaction || !log_.is_returned || log_.is_aborted;
+  is_after_ = is_transaction && !log_.is_aborted;
+  static Roots roots;
+  roots.open(arena);
+  std::string fault;
+  auto compare = [&](const char* what, uint32_t i, uint64_t found, uint64_t before,
+                     uint64_t after) {
+    is_before_ = is_before_ && found == before;
+    is_after_ = is_after_ && found == after;
+    if (is_before_ || is_after_ || !fault.empty()) return;
+    fault = text(what, i) + text(" is ", found) + text(", not as all others: before ", before) +
+            text(", after ", after);
+  };
+  if (log_.words_offset != 0) {
+    auto* words = reinterpret_cast<uint64_t*>(arena.mapping().address(log_.words_offset));
+    for (uint32_t i = 0; i < Log::kWords; i++)
+      compare("word ", i, words[i], log_.words[i], log_.words_after[i]);
+  }
+  for (uint32_t i = 0; i < Log::kRoots; i++) {
+    void* value = roots.get(("root " + std::to_string(i)).c_str(), nullptr);
+    compare("root ", i, reinterpret_cast<uint64_t>(value), log_.roots[i], log_.roots_after[i]);
+  }
+  return fault;
+}
+
+// The blocks that the transaction in progress allocates and frees.
+std::string Oracle::compare_transaction(std::unordered_map<uint64_t, const Block*>& by_address) {
+  if (!log_.is_busy || log_.step != Step::kTransaction) return "";
+  uint32_t taken = 0;
+  for (uint32_t i = 0; i < log_.taken_count; i++)
+    taken += static_cast<uint32_t>(by_address.erase(log_.blocks[log_.taken[i]].address));
+  uint32_t kept = 0;
+  for (uint32_t i = 0; i < log_.freed_count; i++)
+    kept += static_cast<uint32_t>(by_address.erase(log_.blocks[log_.freed[i]].address));
+  is_before_ = is_before_ && taken == 0 && kept == log_.freed_count;
+  is_after_ = is_after_ && taken == log_.taken_count && kept == 0;
+  if (is_before_ || is_after_) return "";
+  return text("a transaction is there in part: of the blocks it allocates ", taken) +
+         text(" are live, of those it frees ", kept);
+}
+
 std::string Oracle::compare_block(uint32_t index, const BlockRecord& record, const Block& block,
                                   int descriptor, const ArenaHeader& header) const {
   bool is_in_progress = log_.is_busy && log_.index == index;
   std::string name = text("block ", index) + " (" + describe(block) + ")";
-  if (block.epoch != record.epoch && !is_in_progress)
+  bool may_be_kept = log_.is_busy && log_.step == Step::kCollect && block.epoch == 0;
+  if (block.epoch != record.epoch && !is_in_progress && !may_be_kept)
     return name + text(" is not of epoch ", record.epoch);
   uint64_t intact_bytes = record.filled_bytes;
   if (is_in_progress && log_.step == Step::kResize) {
@@ -278,6 +329,19 @@ void Oracle::settle(Log& log) const {
           record.filled_bytes = 0;  // its last words went with the tail
       }
     }
+  }
+  if (log_.is_busy && log_.step == Step::kTransaction && is_after_ && !is_before_) {
+    for (uint32_t i = 0; i < log.taken_count; i++) {
+      BlockRecord& record = log.blocks[log.taken[i]];
+      for (const Block& block : found_) {
+        if (block.address == record.address) record.usable_bytes = block.size_bytes;
+      }
+      record.is_live = 1;
+      record.filled_bytes = 0;
+    }
+    for (uint32_t i = 0; i < log.freed_count; i++) log.blocks[log.freed[i]].is_live = 0;
+    std::memcpy(log.words, log.words_after, sizeof(log.words));
+    std::memcpy(log.roots, log.roots_after, sizeof(log.roots));
   }
   for (uint32_t index : missing_) log.blocks[index].is_live = 0;
   log.is_busy = 0;

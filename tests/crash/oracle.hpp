@@ -6,6 +6,7 @@
 //   2. every block that was returned and not freed is live, of the same size and epoch, with its
 //   contents; no other is, save for the operation
 //      in progress, which may be done or not;
+//   Words, roots and blocks that a transaction changes are all as before it, or all as after it;
 //   3. no two blocks overlap, and blocks allocated in the recovered arena overlap none;
 //   4. the recovered arena checks clean, both copies of its header good;
 //   5. recovering it again gives the same blocks and the same frame headers and states.
@@ -13,8 +14,10 @@
 
 #include <cstdint>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
+#include "core/heap/arena.hpp"
 #include "core/recovery/view.hpp"
 #include "tests/crash/file_image.hpp"
 #include "tests/crash/model.hpp"
@@ -44,6 +47,8 @@ class Oracle {
   std::string compare(const std::string& path);
   std::string compare_block(uint32_t index, const BlockRecord& record, const Block& block,
                             int descriptor, const ArenaHeader& header) const;
+  std::string compare_words(Arena& arena);
+  std::string compare_transaction(std::unordered_map<uint64_t, const Block*>& by_address);
   std::string overlaps() const;
   std::string recover_again(const std::string& path);
 
@@ -51,6 +56,10 @@ class Oracle {
   const Log& log_;
   uint64_t checks_ = 0;
   ArenaHeader header_{};
+  // Of the words and roots, then of the blocks too: they are as before the transaction in progress;
+  // as after it.
+  bool is_before_ = true;
+  bool is_after_ = false;
   std::vector<Block> found_;       // by rising offset
   std::vector<Block> unexpected_;  // found, not in the log
   std::vector<uint32_t> missing_;  // in the log, not found

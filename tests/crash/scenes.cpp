@@ -185,6 +185,109 @@ void free_survivors_then_fill(Worker& w) {
   w.release();
 }
 
+// --- Transactions
+// --------------------------------------------------------------------------------------------------------
+
+void begin_with_words(Worker& w) {
+  w.step(false);
+  w.open();
+  w.acquire();
+  for (int i = 0; i < 4; i++) w.allocate(1 + w.random() % 5000);
+  w.allocate(50000);
+  w.make_words();
+  w.step(true);
+}
+
+void transactions(Worker& w) {
+  begin_with_words(w);
+  w.transact({.what = "the first transaction", .added = {0}});
+  w.transact({.what = "words in place and at commit", .added = {1, 2, 40}, .written = {3, 41}});
+  w.transact({.what = "blocks", .written = {4, 5}, .sizes = {100, 60000}, .freed = 2, .root = 0});
+  w.transact({.what = "an aborted one",
+              .added = {6, 7},
+              .written = {8},
+              .sizes = {100, 60000},
+              .freed = 1,
+              .aborts = true});
+  w.transact({.what = "all at once",
+              .added = {0, 9},
+              .written = {4},
+              .sizes = {24},
+              .freed = 1,
+              .root = 0});
+}
+
+void long_logs(Worker& w) {
+  begin_with_words(w);
+  w.transact({.what = "a log that goes on in extents",
+              .added = {0},
+              .written = {1, 2},
+              .sizes = {100},
+              .freed = 1,
+              .log_bytes = 40000});
+  w.transact({.what = "a long log aborted",
+              .added = {3},
+              .sizes = {70000},
+              .log_bytes = 30000,
+              .aborts = true});
+}
+
+void roots(Worker& w) {
+  begin_with_words(w);
+  w.set_root(0, true);  // makes it
+  w.set_root(0, true);
+  w.set_root(1, true);
+  w.set_root(0, false);
+  w.transact({.what = "a root of a transaction", .written = {1}, .root = 2});
+  w.set_root(2, true);
+}
+
+// malloc_to, free_from and activate: one step each.
+void publishing(Worker& w) {
+  begin_with_words(w);
+  w.transact({.what = "malloc_to", .written = {0}, .sizes = {64}, .reserves = true});
+  w.transact({.what = "malloc_to, large", .written = {1}, .sizes = {40000}, .reserves = true});
+  w.transact({.what = "activate", .written = {2, 30}, .sizes = {500}, .reserves = true});
+  w.transact({.what = "free_from", .written = {0}, .freed = 1});
+}
+
+void one_transaction(Worker& w) {
+  begin_with_words(w);
+  w.transact({.what = "a transaction",
+              .added = {0, 1, 30},
+              .written = {2, 3},
+              .sizes = {100, 40000},
+              .freed = 2,
+              .root = 0});
+}
+
+void after_a_transaction(Worker& w) {
+  w.step(true);
+  w.open();
+  w.acquire();
+  w.transact({.what = "the next one", .added = {0, 2}, .written = {1}, .sizes = {100}, .root = 1});
+}
+
+// Blocks that the words lead to, and others.
+void fill_words(Worker& w) {
+  begin_with_words(w);
+  w.step(false);
+  w.publish_words();
+  w.transact({.what = "malloc_to", .written = {0, 1}, .sizes = {64, 40000}, .reserves = true});
+  w.transact({.what = "malloc_to", .written = {2, 3}, .sizes = {24, 5000}, .reserves = true});
+  for (int i = 0; i < 6; i++) w.allocate(1 + w.random() % 3000);
+  w.allocate(90000);
+}
+
+void collecting(Worker& w) {
+  w.step(false);
+  w.open();
+  w.acquire();
+  w.allocate(700);
+  w.step(true);
+  w.collect();
+}
+
 void random_work(Worker& w) {
   w.step(false);
   w.open();
@@ -224,6 +327,15 @@ const Scene kScenes[] = {
     {"survivors freed", 4 * kMiB, {fill_part, free_survivors}, false},
     {"survivors freed, then pressure", 4 * kMiB, {fill_part, free_survivors_then_fill}, false},
     {"pressure", 4 * kMiB, {fill_part, fill_part, pressure}, false},
+    {"transactions", 8 * kMiB, {transactions}, false},
+    {"transactions with long logs", 8 * kMiB, {long_logs}, false},
+    {"roots", 8 * kMiB, {roots}, false},
+    {"malloc_to, free_from, activate", 8 * kMiB, {publishing}, false},
+    {"recovery of a transaction cut short",
+     4 * kMiB,
+     {one_transaction, after_a_transaction, after_a_transaction},
+     true},
+    {"collector", 4 * kMiB, {fill_words, collecting}, false},
     {"random work", 16 * kMiB, {random_work, random_work, random_work}, true},
 };
 const uint32_t kSceneCount = sizeof(kScenes) / sizeof(kScenes[0]);

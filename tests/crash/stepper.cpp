@@ -108,7 +108,8 @@ void Stepper::step_through(pid_t worker, std::vector<KillPoint>& points, size_t 
   for (step_ = 0; step_ < kStepsMax; step_++) {
     bool is_over = !log_.is_busy;
     bool is_new = has_changed();
-    if (has_log_changed() || is_new) {
+    bool are_words_new = have_words_changed();
+    if (has_log_changed() || is_new || are_words_new) {
       tally.recovered++;
       judge(is_over ? "after the operation" : "within the operation");
       if (!is_over && points.size() < points_max && step_ > 0) {
@@ -182,6 +183,18 @@ bool Stepper::has_changed() {
   if (!now_.read(file_, metadata_end_ == 0 ? ~uint64_t{0} : metadata_end_)) return false;
   if (now_ == metadata_) return false;
   std::swap(now_, metadata_);
+  return true;
+}
+
+// The words that transactions change are data, but watched.
+bool Stepper::have_words_changed() {
+  uint64_t words[Log::kWords] = {};
+  if (log_.words_offset == 0 || file_ < 0 ||
+      pread(file_, words, sizeof(words), static_cast<off_t>(log_.words_offset)) !=
+          static_cast<ssize_t>(sizeof(words)))
+    return false;
+  if (std::memcmp(words, words_judged_, sizeof(words)) == 0) return false;
+  std::memcpy(words_judged_, words, sizeof(words));
   return true;
 }
 

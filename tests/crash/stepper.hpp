@@ -73,6 +73,7 @@ class Stepper {
   bool is_surely_the_same();
   void close_file();
   bool has_log_changed();
+  bool have_words_changed();
   void judge(const char* when);
   void report(const std::string& fault, const char* when);
   bool is_at_operation(int status) const;
@@ -90,6 +91,7 @@ class Stepper {
   FileImage metadata_;               // as last judged
   FileImage now_;
   std::vector<char> log_judged_;
+  uint64_t words_judged_[Log::kWords] = {};
   uint64_t metadata_end_ = 0;
   const Scene* scene_ = nullptr;
   uint64_t step_ = 0;         // in the operation

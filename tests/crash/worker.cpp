@@ -34,6 +34,8 @@ void Worker::open() {
     _exit(3);
   }
   log_.epoch = arena_.header().epoch;
+  roots_.open(arena_);
+  transactions_.open(arena_);
 }
 
 void Worker::acquire() {

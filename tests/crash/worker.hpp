@@ -7,12 +7,28 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "core/heap/arena.hpp"
 #include "core/recovery/open.hpp"
+#include "core/tx/roots.hpp"
+#include "core/tx/transaction.hpp"
 #include "tests/crash/model.hpp"
 
 namespace btd::test {
+
+// What a transaction is to do.  Words and roots get new values.
+struct Plan {
+  const char* what;
+  std::vector<uint32_t> added = {};    // words changed in place
+  std::vector<uint32_t> written = {};  // words written at commit: pointers to its blocks, if any
+  std::vector<uint64_t> sizes = {};    // of blocks to allocate
+  uint32_t freed = 0;                  // live blocks to free
+  int root = -1;                       // to set
+  uint64_t log_bytes = 0;              // of a range that is kept, and not changed
+  bool reserves = false;               // blocks are reserved before it begins
+  bool aborts = false;
+};
 
 class Worker {
  public:
@@ -31,6 +47,15 @@ class Worker {
   void free(uint32_t index);
   bool resize(uint32_t index, uint64_t size_bytes);
   void give_back();
+
+  // The block of the words.  Before the first transaction.
+  void make_words();
+  // Root 0 leads to the words.
+  void publish_words();
+  void collect();
+  void transact(const Plan& plan);
+  // Without a transaction; a null value removes it.
+  void set_root(uint32_t root, bool is_set);
 
   // Live blocks of the log, and blocks of earlier lives.
   uint32_t live_count() const;
@@ -58,6 +83,11 @@ class Worker {
   void begin(const char* what, Step step, uint32_t index, uint64_t size_bytes,
              bool may_reclaim = false);
   void end();
+  void begin_transaction();
+  void end_transaction();
+  uint64_t* word(uint32_t index) {
+    return reinterpret_cast<uint64_t*>(arena_.mapping().address(log_.words_offset)) + index;
+  }
   void note_reclaimed(const void* block);
 
   Log& log_;
@@ -66,6 +96,8 @@ class Worker {
   bool is_stepped_ = true;
   Arena arena_;
   Heap* heap_ = nullptr;
+  Roots roots_;
+  Transactions transactions_;
 };
 
 // What one process does from its start to its end.
