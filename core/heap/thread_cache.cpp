@@ -107,6 +107,7 @@ bool ThreadCache::release_warm() noexcept {
     arena_->release_extent(extent.first_frame);
     is_any = true;
   }
+  arena_->return_warm(warm_.return_grant());
   return is_any;
 }
 
