@@ -216,7 +216,7 @@ void Arena::mend_header_copy() { copy_header(1); }
 void Arena::close() {
   mapping_.close();
   for (uint32_t id = kOrphanHeap + 1; heaps_ != nullptr && id <= heap_count_; id++) {
-    sys::unmap(heaps_[id], sizeof(Heap) + total_bin_capacity() * sizeof(CachedBlock));
+    sys::unmap(heaps_[id], sizeof(Heap) + kBinBlocks * sizeof(CachedBlock));
   }
   release_tables();
   is_open_ = false;
@@ -263,13 +263,15 @@ Heap* Arena::acquire_heap() {
   LockGuard guard(orphans_.lock());
   if (Heap* heap = idle_heaps_; heap != nullptr) {
     idle_heaps_ = heap->next_idle;
+    live_heaps_.store(live_heaps_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     return heap;
   }
   if (heap_count_ == kHeapsMax) return nullptr;
-  auto* heap = map_dram<Heap>(sizeof(Heap) + total_bin_capacity() * sizeof(CachedBlock),
-                              PROT_READ | PROT_WRITE);
+  auto* heap =
+      map_dram<Heap>(sizeof(Heap) + kBinBlocks * sizeof(CachedBlock), PROT_READ | PROT_WRITE);
   if (heap == nullptr) return nullptr;
   uint32_t id = ++heap_count_;
+  live_heaps_.store(live_heaps_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   heap->init(*this, static_cast<uint16_t>(id), tag_, reinterpret_cast<CachedBlock*>(heap + 1));
   std::atomic_ref(heaps_[id]).store(heap, std::memory_order_release);
   return heap;
@@ -294,6 +296,7 @@ void Arena::release_heap(Heap& heap) {
     }
   }
   LockGuard orphan_guard(orphans_.lock());
+  live_heaps_.store(live_heaps_.load(std::memory_order_relaxed) - 1, std::memory_order_relaxed);
   heap.next_idle = idle_heaps_;
   idle_heaps_ = &heap;
 }
@@ -340,15 +343,36 @@ bool Arena::provide(size_t size_class, Heap& heap) {
   return true;
 }
 
-bool Arena::adopt_orphan(size_t size_class, Heap& heap) {
-  LockGuard guard(heap.lock());
-  LockGuard orphan_guard(orphans_.lock());
+CachedBlock Arena::take_orphan_block(size_t size_class) {
+  for (;;) {
+    {
+      LockGuard guard(orphans_.lock());
+      if (orphans_.partial(size_class) == nullptr) scan_orphan_of(size_class);
+      CachedBlock block;
+      if (orphans_.take(size_class, &block, 1) == 1) return block;
+    }
+    Superblock* superblock = carve(size_class);
+    if (superblock == nullptr) return {};
+    LockGuard guard(orphans_.lock());
+    set_owner(*superblock, kOrphanHeap);
+    orphans_.add(*superblock);
+  }
+}
+
+// Until one has a free slot.  REQUIRES: the orphan heap's lock.
+void Arena::scan_orphan_of(size_t size_class) {
   while (Superblock* superblock = orphans_.unscanned(size_class)) {
     orphans_.remove(*superblock);
     superblock->scan();
     orphans_.add(*superblock);
     if (!superblock->is_full()) break;
   }
+}
+
+bool Arena::adopt_orphan(size_t size_class, Heap& heap) {
+  LockGuard guard(heap.lock());
+  LockGuard orphan_guard(orphans_.lock());
+  scan_orphan_of(size_class);
   Superblock* superblock = orphans_.partial(size_class);
   if (superblock == nullptr) return false;
   orphans_.remove(*superblock);

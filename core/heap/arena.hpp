@@ -240,6 +240,18 @@ class Arena {
 
   // Gives `heap` a superblock with free slots: an orphan, else a fresh one.  False: no space.
   bool provide(size_t size_class, Heap& heap);
+  // So many threads are alive that one must earn its superblocks.  Until then it gets its blocks
+  // one by one from orphans, which it shares with others, and frees them home at once: so what many
+  // hardly busy threads keep is next to nothing.  The price is a lock each, and false sharing.
+  bool is_crowded() const {
+    return live_heaps_.load(std::memory_order_relaxed) > kUncrowdedHeapsMax;
+  }
+  // A free block of an orphan, for a thread to use at once.  {nullptr, nullptr}: no space.
+  CachedBlock take_orphan_block(size_t size_class);
+  // Returns what grant_warm() granted to a cache.
+  void return_warm(uint32_t frame_count) {
+    if (frame_count > 0) warm_frames_.fetch_sub(frame_count, std::memory_order_relaxed);
+  }
   // Gives the frames of an empty superblock back.  REQUIRES: it is in no list.
   void retire(Superblock& superblock);
   // Gives the frames of a large block back.  REQUIRES: its state is free.
@@ -266,6 +278,10 @@ class Arena {
   };
   class SnapshotRange;
   static constexpr int kPrivateRanges = 6;
+  // A thread keeps up to 1 MiB, a superblock in each of 16 classes: so many keep 64 MiB.
+  static constexpr uint32_t kUncrowdedHeapsMax = 64;
+  // 24 MiB: six threads with the 4 MiB that one may keep at most.
+  static constexpr uint32_t kWarmFramesMax = 24 * kMiB / kFrameBytes;
 
   void write_header();
   void copy_header(int copy);
@@ -302,6 +318,9 @@ class Arena {
   Error grow_metadata(Zone& zone, uint32_t first, uint32_t count);
   void give_frames(uint32_t first_frame, uint32_t frame_count, bool is_zero);
   void tick();
+  uint32_t dirty_excess(uint32_t floor_frames, uint32_t share) const;
+  uint32_t trim(Zone& zone, uint32_t frames_max);
+  void trim_for_growth(Zone& zone, uint32_t frame_count);
   bool give_back_locked(uint32_t age_s, uint32_t extents_max);
 
   // Allocates the space of an extent just taken, if it has none.  False: the file system refuses;
@@ -319,6 +338,7 @@ class Arena {
   void set_owner(Superblock& superblock, uint16_t owner);
   Superblock* carve(size_t size_class);
   bool adopt_orphan(size_t size_class, Heap& heap);
+  void scan_orphan_of(size_t size_class);
   // A large block's length as media has it: frames, and pages at the end that are not the block's.
   struct LargeShape {
     uint32_t frame_count;
@@ -333,6 +353,7 @@ class Arena {
   Reservation reserve_warm(ThreadCache& cache, size_t size_bytes);
   Reservation large_reservation(uint32_t frame) const;
   void keep_extent(ThreadCache* cache, uint32_t frame);
+  bool grant_warm(uint32_t frame_count);
   void free_state(void* state, size_t state_bytes);
   Verdict free_large(ThreadCache* cache, void* pointer, uint32_t frame);
   void give_home(void* block);
@@ -397,6 +418,9 @@ class Arena {
   uint32_t refused_until_s_ = 0;  // until then the file system is not asked for this much again
   uint32_t frames_refused_ = 0;
   bool can_give_back_ = true;
+  uint32_t trim_s_ = 0;              // the second that trim_frames_left_ is for
+  uint32_t trim_frames_left_ = 0;    // that frees may still give back in it
+  uint32_t frames_to_exchange_ = 0;  // backed freshly, and not yet made good by another zone
   PrivateRange snapshot_[kPrivateRanges] = {};
 
   Deferred deferred_;  // locks itself
@@ -411,6 +435,11 @@ class Arena {
   Heap* idle_heaps_ = nullptr;
   Heap** heaps_ = nullptr;  // by id; written under the orphan heap's lock, read without
   uint32_t heap_count_ = 0;
+  // Written under the orphan heap's lock, read without: a hint.
+  std::atomic<uint32_t> live_heaps_ = 0;
+
+  // Of kWarmFramesMax, what threads' caches have been granted.  A count, which orders nothing else.
+  std::atomic<uint32_t> warm_frames_ = 0;
 };
 
 // One after the other, heads of extents in use below the grown marks.  visit(frame, descriptor).

@@ -233,11 +233,26 @@ Verdict Arena::free_large(ThreadCache* cache, void* pointer, uint32_t frame) {
 
 void Arena::keep_extent(ThreadCache* cache, uint32_t frame) {
   WarmExtent extent{frame, frame_header(frame)->descriptor.frame_count};
-  if (cache == nullptr || !WarmExtents::fits(extent.frame_count)) {
-    release_extent(frame);
-    return;
+  if (cache != nullptr && extent.frame_count <= kWarmFramesMax) {
+    WarmExtents& warm = cache->warm();
+    if (warm.keep(extent)) return;
+    if (uint32_t missing = warm.missing(extent.frame_count); missing > 0 && grant_warm(missing))
+      warm.grant(missing);
+    if (warm.fits(extent.frame_count)) {
+      while (!warm.keep(extent)) release_extent(warm.take_oldest().first_frame);
+      return;
+    }
   }
-  while (!cache->warm().keep(extent)) release_extent(cache->warm().take_oldest().first_frame);
+  release_extent(frame);
+}
+
+bool Arena::grant_warm(uint32_t frame_count) {
+  uint32_t granted = warm_frames_.load(std::memory_order_relaxed);
+  do {
+    if (frame_count > kWarmFramesMax - granted) return false;
+  } while (!warm_frames_.compare_exchange_weak(granted, granted + frame_count,
+                                               std::memory_order_relaxed));
+  return true;
 }
 
 void Arena::release_extent(uint32_t first_frame) {

@@ -11,6 +11,9 @@ namespace {
 // How many extents of the request's own list are tried before the next list, whose every extent
 // fits.
 constexpr int kOwnListTries = 8;
+// The same for each list that take_dirty() looks at.
+constexpr int kDirtyTries = 32;
+constexpr uint32_t kFreedMask = (1u << 29) - 1;
 
 }  // namespace
 
@@ -24,8 +27,8 @@ void ExtentMap::insert(uint32_t first, uint32_t count, uint32_t flags, uint32_t 
   uint32_t list = list_of(count);
   ExtentNode& node = nodes_[first];
   node.frame_count = count;
-  node.flags = flags | kIsFree;
-  node.freed_s = freed_s;
+  node.flags = (flags | kIsFree) & kFlags;
+  node.freed_s = freed_s & kFreedMask;
   node.previous = kNoIndex;
   node.next = heads_[list];
   if (node.next != kNoIndex) nodes_[node.next].previous = first;
@@ -49,7 +52,7 @@ void ExtentMap::remove(uint32_t first) noexcept {
   if (node.next != kNoIndex) nodes_[node.next].previous = node.previous;
   free_frames_ -= node.frame_count;
   if (!(node.flags & kIsZero)) dirty_frames_ -= node.frame_count;
-  node.flags &= ~kIsFree;
+  node.flags = node.flags & (kIsBacked | kIsZero);
 }
 
 uint32_t ExtentMap::find(uint32_t frame_count) const noexcept {
@@ -144,6 +147,19 @@ FreeExtent ExtentMap::take_stale(uint32_t freed_s_max) noexcept {
         remove(first);
         return {first, node.frame_count, (node.flags & kIsBacked) != 0, false};
       }
+    }
+  }
+  return {};
+}
+
+FreeExtent ExtentMap::take_dirty(uint32_t frames_max) noexcept {
+  for (uint32_t list = kListCount; list-- > 0 && dirty_frames_ > 0;) {
+    uint32_t first = heads_[list];
+    for (int i = 0; i < kDirtyTries && first != kNoIndex; i++, first = nodes_[first].next) {
+      const ExtentNode& node = nodes_[first];
+      if (node.flags & kIsZero) continue;
+      uint32_t count = min(node.frame_count, frames_max);
+      return cut(first, node.frame_count - count, count);
     }
   }
   return {};

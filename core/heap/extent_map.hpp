@@ -25,8 +25,8 @@ struct ExtentNode {
   uint32_t next;         // in its list; kNoIndex: none
   uint32_t previous;
   uint32_t first;  // last frame of a free extent: its first
-  uint32_t flags;
-  uint32_t freed_s;  // steady clock, when the extent got its latest part
+  uint32_t flags : 3;
+  uint32_t freed_s : 29;  // steady clock, when the extent got its latest part
 };
 
 struct FreeExtent {
@@ -65,6 +65,10 @@ class ExtentMap {
   // taken out.
   FreeExtent take_stale(uint32_t freed_s_max) noexcept;
 
+  // The end of a large free extent that may hold memory without need, at most `frames_max` of it;
+  // it is taken out.  None: there is none, or it hides behind extents as large that hold nothing.
+  FreeExtent take_dirty(uint32_t frames_max) noexcept;
+
   // The free extent that starts here, if there is one, counts as not backed from now on: so it
   // joins such neighbours, and costs a system call when it is used next.
   void forget_backing(uint32_t first_frame, uint32_t now_s) noexcept;
@@ -82,6 +86,7 @@ class ExtentMap {
   static constexpr uint32_t kIsFree = 1;
   static constexpr uint32_t kIsBacked = 2;
   static constexpr uint32_t kIsZero = 4;
+  static constexpr uint32_t kFlags = kIsFree | kIsBacked | kIsZero;
   static constexpr uint32_t kListCount = 4 * 30;
 
   static uint32_t list_of(uint32_t frame_count) noexcept;

@@ -14,11 +14,24 @@
 namespace btd {
 namespace {
 
-constexpr uint32_t kGrowFramesMax = 4096;  // 64 MiB: growth by an eighth stops being cheap beyond
+constexpr uint32_t kGrowFramesMax = 4096;  // 64 MiB: growth by a sixteenth stops being cheap beyond
 // As jemalloc's dirty_decay_ms: long enough for a phase to come back.
 constexpr uint32_t kDecaySeconds = 10;
 constexpr uint32_t kTickSeconds = 2;
 constexpr uint32_t kTickExtents = 64;  // bounds the stall of the thread that happens to tick
+
+// How much memory free frames may hold: 16 MiB, which covers a batch of any size that fits a cache,
+// and a quarter of what is in use.  What exceeds it goes back by pieces, whose price a thread
+// hardly sees, and not faster than 64 MiB a second: a program that comes and goes in short phases
+// faults them in again for about a hundredth of its time.
+constexpr uint32_t kDirtyFrames = 16 * kMiB / kFrameBytes;
+constexpr uint32_t kDirtyShare = 4;
+constexpr uint32_t kTrimFrames = kMiB / kFrameBytes;
+constexpr int kTrimExtents = 16;  // system calls at a time, at most
+constexpr uint32_t kTrimFramesPerSecond = 64 * kMiB / kFrameBytes;
+// Less where one zone grows and the other has what it needs: neither can use the other's frames.
+constexpr uint32_t kExchangeFrames = 4 * kMiB / kFrameBytes;
+constexpr uint32_t kExchangeShare = 8;
 
 }  // namespace
 
@@ -38,6 +51,7 @@ FreeExtent Arena::take_frames(Zone& zone, uint32_t frame_count, size_t alignment
       zone.extents.give(extent, now_s);
       return {};
     }
+    trim_for_growth(zone, frame_count);
   }
   return extent;
 }
@@ -116,9 +130,9 @@ bool Arena::grow(Zone& zone, uint32_t frames_wanted) {
                     capacity_frames_ -
                         min<uint64_t>(capacity_frames_, coarse_.frames_grown + fine_.frames_grown));
   if (least > left) return false;
-  uint32_t step =
-      max(least,
-          min(kGrowFramesMax, static_cast<uint32_t>(round_up(zone.frames_grown / 8, kGrowFrames))));
+  uint32_t step = max(
+      least,
+      min(kGrowFramesMax, static_cast<uint32_t>(round_up(zone.frames_grown / 16, kGrowFrames))));
   step = static_cast<uint32_t>(min<uint64_t>(step, round_down(left, kGrowFrames)));
   for (uint32_t count : {step, least}) {
     uint32_t first = zone.first_frame + zone.frames_grown;
@@ -197,8 +211,51 @@ void Arena::give_frames(uint32_t first_frame, uint32_t frame_count, bool is_zero
                     static_cast<uint32_t>(sys::steady_clock_s()));
 }
 
+// Free frames that may hold memory beyond the floor and that share of the frames in use.
+uint32_t Arena::dirty_excess(uint32_t floor_frames, uint32_t share) const {
+  uint32_t dirty = coarse_.extents.dirty_frames() + fine_.extents.dirty_frames();
+  uint32_t used = coarse_.frames_grown + fine_.frames_grown - coarse_.extents.free_frames() -
+                  fine_.extents.free_frames();
+  uint32_t bound = floor_frames + used / share;
+  return dirty > bound ? dirty - bound : 0;
+}
+
+// Gives pieces of the zone's largest such extents back to the file system; returns their frames.
+uint32_t Arena::trim(Zone& zone, uint32_t frames_max) {
+  uint32_t trimmed = 0;
+  for (int i = 0; i < kTrimExtents && can_give_back_ && trimmed < frames_max; i++) {
+    FreeExtent extent = zone.extents.take_dirty(frames_max - trimmed);
+    if (!extent.exists()) break;
+    can_give_back_ = mapping_.give_back(frame_offset(extent.first_frame),
+                                        uint64_t{extent.frame_count} * kFrameBytes);
+    if (can_give_back_) extent.is_backed = false, extent.is_zero = true;
+    zone.extents.give(extent, static_cast<uint32_t>(sys::steady_clock_s()));
+    trimmed += extent.frame_count;
+  }
+  if (trimmed > 0) refused_until_s_ = 0;  // the file system has space again
+  return trimmed;
+}
+
+// So many frames of the zone are about to get fresh memory: as much of the other's goes.
+void Arena::trim_for_growth(Zone& zone, uint32_t frame_count) {
+  Zone& other = &zone == &coarse_ ? fine_ : coarse_;
+  frames_to_exchange_ = min(frames_to_exchange_ + frame_count, other.extents.dirty_frames());
+  if (can_give_back_ && frames_to_exchange_ >= kTrimFrames &&
+      dirty_excess(kExchangeFrames, kExchangeShare) >= kTrimFrames)
+    frames_to_exchange_ -= trim(other, frames_to_exchange_);
+}
+
 void Arena::tick() {
   auto now_s = static_cast<uint32_t>(sys::steady_clock_s());
+  if (now_s != trim_s_) {
+    trim_s_ = now_s;
+    trim_frames_left_ = kTrimFramesPerSecond;
+  }
+  if (can_give_back_ && trim_frames_left_ > 0 &&
+      dirty_excess(kDirtyFrames, kDirtyShare) >= kTrimFrames) {
+    Zone& zone = coarse_.extents.dirty_frames() >= fine_.extents.dirty_frames() ? coarse_ : fine_;
+    trim_frames_left_ -= trim(zone, min(kTrimFrames, trim_frames_left_));
+  }
   if (now_s < next_tick_s_) return;
   next_tick_s_ = now_s + kTickSeconds;
   give_back_locked(kDecaySeconds, kTickExtents);

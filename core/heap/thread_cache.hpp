@@ -8,14 +8,19 @@
 // owner's cache.  It is ours if the word beside the bin that names the cache is; that word is
 // constant and lies apart from the bins, so that looking does not disturb the owner.
 //
-// Invariants: 1. Every block in a bin has state 0 and belongs to a superblock of this cache's heap.
-// 2. begin <= top <= end <= limit.
+// A bin begins in a few slots beside the other classes' bins, and moves to an area of its own when
+// it grows beyond them: a class that is hardly used costs no page.
+//
+// Invariants: 1. Every block in a bin has state 0 and belongs to a superblock of this cache's heap;
+// the one exception is a block of an orphan between refill() and the allocation that asked for it.
+// 2. begin <= top <= end <= begin + bin_capacity().
 // 3. A slot with this epoch's tag lies in a frame that has a bin.
 //
 // Thread safety: owned by one thread.  The bins of other threads' frames are read without a lock;
 // only their owners change them, and never to one of ours.
 #pragma once
 
+#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -64,12 +69,29 @@ constexpr uint32_t bin_capacity(size_t size_class) {
       max<size_t>(8, min<size_t>(1024, 64 * kKiB / kSizeClasses[size_class].slot_bytes)));
 }
 
-constexpr size_t total_bin_capacity() {
-  size_t total = 0;
-  for (size_t size_class = 0; size_class < kSizeClassCount; size_class++)
-    total += bin_capacity(size_class);
-  return total;
+// A thread of many has earned a superblock of its own when it has taken a quarter of one.
+constexpr uint32_t shared_count_max(size_t size_class) {
+  return max<uint32_t>(4, kSizeClasses[size_class].slot_count / 4);
 }
+
+// Blocks a bin may hold before it has been refilled.
+inline constexpr uint32_t kFirstBinBlocks = 8;
+
+namespace detail {
+
+// Where each bin's own area begins, behind the first slots of all; last, the room for them all.
+constexpr auto make_bin_offsets() {
+  std::array<uint32_t, kSizeClassCount + 1> offsets{};
+  offsets[0] = kSizeClassCount * kFirstBinBlocks;
+  for (size_t size_class = 0; size_class < kSizeClassCount; size_class++)
+    offsets[size_class + 1] = offsets[size_class] + bin_capacity(size_class);
+  return offsets;
+}
+
+}  // namespace detail
+
+inline constexpr auto kBinOffsets = detail::make_bin_offsets();
+inline constexpr size_t kBinBlocks = kBinOffsets[kSizeClassCount];
 
 class ThreadCache {
  public:
@@ -113,10 +135,11 @@ class ThreadCache {
                            granule >> (kFrameShift - kFineShift));
   }
 
-  // Set-up by Heap.  `blocks`: room for total_bin_capacity().
+  // Set-up by Heap.  `blocks`: room for kBinBlocks; nullptr: the bins never hold any.
   void init(Arena& arena, Heap& heap, uint8_t tag, CachedBlock* blocks) noexcept;
 
-  // Fills the bin.  False: the arena is full.
+  // Fills the bin; for a thread that shares (see Arena::is_crowded()), with a single block.  The
+  // caller takes one at once.  False: the arena is full.
   BTD_COLD bool refill(size_t size_class) noexcept;
 
   // A free block, which stays free until its state is stored.  nullptr: the bin is empty.
@@ -148,20 +171,24 @@ class ThreadCache {
 
  private:
   static constexpr uint32_t kRemoteMax = 64;
-  static constexpr uint32_t kFirstEnd = 8;  // blocks a bin holds before it has been refilled
 
   enum Row : size_t {
     kTop,  // first: a Bin* points here
     kBegin,
-    kEnd,  // grows from few to the limit as the thread uses the class
-    kLimit,
+    kEnd,    // grows from few to the capacity as the thread uses the class
     kOwner,  // constant, and rows away from kTop: others may look at it without disturbing this
              // thread
     kRowCount,
   };
 
   void flush(size_t size_class, uint32_t count) noexcept;
-  void grow_bin(size_t size_class) noexcept;
+  void grow_bin(size_t size_class, uint32_t blocks) noexcept;
+  void reset_bin(size_t size_class) noexcept;
+  bool take_shared(size_t size_class) noexcept;
+  void age_next_bin() noexcept;
+  uint32_t bin_blocks(size_t size_class) const {
+    return static_cast<uint32_t>(rows_[kEnd][size_class].block - rows_[kBegin][size_class].block);
+  }
 
   BTD_ALWAYS_INLINE bool take_back(void* pointer, uint8_t* state, Bin* const* bins,
                                    uint64_t frame) noexcept {
@@ -182,9 +209,13 @@ class ThreadCache {
   Bin rows_[kRowCount][kSizeClassCount] = {};
   uint8_t tag_ = kStateReserved;  // of a cache that was never set up: no block has it
   uint8_t remote_count_ = 0;
+  uint8_t next_aged_ = 0;  // class
   Arena* arena_ = nullptr;
   Heap* heap_ = nullptr;
+  CachedBlock* blocks_ = nullptr;
   WarmExtents warm_;
+  uint16_t shared_count_[kSizeClassCount] = {};  // blocks taken from orphans, one at a time
+  uint16_t aged_count_[kSizeClassCount] = {};    // what the bin held when age_next_bin() saw it
   void* remote_[kRemoteMax] = {};
 };
 

@@ -5,6 +5,9 @@
 // small one does, where a trip to the extent map costs a lock, two descriptors and their checks.
 // After a crash they are extents without a live block, which recovery gives back.
 //
+// The frames that all threads together may keep are a budget of the arena's: a thread is granted a
+// part of it when it first has so much to keep, and has it until release.
+//
 // Thread safety: owned by one thread.
 #pragma once
 
@@ -30,10 +33,9 @@ class WarmExtents {
     return {};
   }
 
-  // Keeps the extent.  False: there is no room; take_oldest() makes some.  REQUIRES:
-  // fits(extent.frame_count).
+  // Keeps the extent.  False: there is no room; grant() or take_oldest() makes some.
   bool keep(WarmExtent extent) noexcept {
-    if (count_ == kCountMax || frames_ + extent.frame_count > kFramesMax) return false;
+    if (count_ == kCountMax || frames_ + extent.frame_count > granted_) return false;
     extents_[count_++] = extent;
     frames_ += extent.frame_count;
     return true;
@@ -41,7 +43,22 @@ class WarmExtents {
 
   WarmExtent take_oldest() noexcept { return count_ == 0 ? WarmExtent{} : remove(0); }
 
-  static bool fits(uint32_t frame_count) { return frame_count <= kFramesMax; }
+  // Whether such an extent could be kept, if others went.
+  bool fits(uint32_t frame_count) const { return frame_count <= granted_; }
+
+  // What the grant is short of to keep such an extent besides the others; 0: enough, or a thread
+  // may not have that much.
+  uint32_t missing(uint32_t frame_count) const {
+    uint32_t needed = frames_ + frame_count;
+    return needed <= granted_ || needed > kFramesMax ? 0 : needed - granted_;
+  }
+  void grant(uint32_t frame_count) { granted_ += frame_count; }
+  // REQUIRES: nothing is kept.
+  uint32_t return_grant() noexcept {
+    uint32_t granted = granted_;
+    granted_ = 0;
+    return granted;
+  }
 
  private:
   static constexpr uint32_t kCountMax = 8;
@@ -58,6 +75,7 @@ class WarmExtents {
   WarmExtent extents_[kCountMax] = {};  // oldest first
   uint32_t count_ = 0;
   uint32_t frames_ = 0;
+  uint32_t granted_ = 0;  // frames_ <= granted_ <= kFramesMax
 };
 
 }  // namespace btd

@@ -121,8 +121,9 @@ BOOST_AUTO_TEST_CASE(random_take_and_give_agree_with_the_model) {
           mine.push_back(more);
           break;
         }
-        case 4: {  // give-back of one stale extent
-          FreeExtent stale = fixture.map.take_stale(static_cast<uint32_t>(step));
+        case 4: {  // give-back of one stale extent, or of a piece of one
+          FreeExtent stale = below(2) == 0 ? fixture.map.take_dirty(1 + below(64)) : FreeExtent{};
+          if (!stale.exists()) stale = fixture.map.take_stale(static_cast<uint32_t>(step));
           if (!stale.exists()) {
             BOOST_REQUIRE(fixture.map.dirty_frames() == 0);
             break;
@@ -221,6 +222,22 @@ BOOST_AUTO_TEST_CASE(stale_extents_are_only_those_freed_long_enough_ago) {
   FreeExtent extent = fixture.map.take_stale(100);
   BOOST_TEST(extent.frame_count == 10u);
   BOOST_TEST(fixture.map.free_frames() == 0u);
+}
+
+BOOST_AUTO_TEST_CASE(dirty_frames_are_taken_by_pieces_from_the_end_of_the_largest_extent) {
+  Fixture fixture;
+  fixture.give({Fixture::kFirst, 10, true, false});
+  fixture.give({Fixture::kFirst + 20, 30, true, false});
+  fixture.give({Fixture::kFirst + 60, 60, false, true});
+  FreeExtent piece = fixture.map.take_dirty(8);
+  BOOST_TEST(piece.first_frame == Fixture::kFirst + 42);
+  BOOST_TEST(piece.frame_count == 8u);
+  BOOST_TEST(piece.is_backed);
+  BOOST_TEST(fixture.map.take_dirty(100).frame_count == 22u);
+  BOOST_TEST(fixture.map.take_dirty(100).frame_count == 10u);
+  BOOST_TEST(fixture.map.dirty_frames() == 0u);
+  BOOST_TEST(!fixture.map.take_dirty(100).exists());
+  BOOST_TEST(fixture.map.free_frames() == 60u);
 }
 
 BOOST_AUTO_TEST_CASE(empty_map_gives_nothing) {

@@ -3,6 +3,7 @@
 //  2. A heap that is released gives its superblocks, full ones too, to the next in need; no block
 //  is lost and none is given out twice.
 //  3. Empty superblocks go back to the arena, but for one a class.
+//  4. Many threads that are hardly busy keep nothing; one that is gets superblocks of its own.
 #define BOOST_TEST_MODULE heap
 #include "core/heap/heap.hpp"
 
@@ -100,6 +101,48 @@ BOOST_FIXTURE_TEST_CASE(ten_thousand_short_threads_leave_no_memory_behind, Fixtu
     if (i == 10) grown_early = life.arena().usage().grown_bytes;
   }
   BOOST_TEST(life.arena().usage().grown_bytes == grown_early);
+}
+
+BOOST_FIXTURE_TEST_CASE(heaps_of_a_crowd_share_superblocks_and_keep_none, Fixture) {
+  std::vector<Heap*> crowd;
+  for (int i = 0; i < 500; i++) crowd.push_back(life.arena().acquire_heap());
+  BOOST_TEST(life.arena().is_crowded());
+  std::set<char*> live;
+  uint64_t in_use_max = 0;
+  for (Heap* heap : crowd) {
+    char* mine[2 * kSizeClassCount];
+    for (size_t i = 0; i < std::size(mine); i++) {
+      mine[i] = allocate_by(heap, kSizeClasses[i / 2].slot_bytes);
+      BOOST_REQUIRE_MESSAGE(live.insert(mine[i]).second, "a block got a second owner");
+      BOOST_REQUIRE(life.arena().superblock_of(mine[i])->owner == kOrphanHeap);
+    }
+    Usage usage = life.arena().usage();
+    in_use_max = std::max(in_use_max, usage.grown_bytes - usage.free_bytes);
+    for (char* block : mine) {
+      BOOST_REQUIRE(life.free_by(heap->cache(), block) == Verdict::kGood);
+      BOOST_REQUIRE(life.free_by(heap->cache(), block) == Verdict::kNotLive);
+      live.erase(block);
+    }
+    for (size_t size_class = 0; size_class < kSizeClassCount; size_class++)
+      BOOST_REQUIRE(heap->cache().cached_count(size_class) == 0u);
+  }
+  BOOST_TEST(in_use_max <= kSizeClassCount * 24 * kFrameBytes);  // as one heap
+  for (Heap* heap : crowd) life.arena().release_heap(*heap);
+  BOOST_TEST(!life.arena().is_crowded());
+}
+
+BOOST_FIXTURE_TEST_CASE(busy_heap_of_a_crowd_earns_a_superblock_of_its_own, Fixture) {
+  for (int i = 0; i < 70; i++) life.arena().acquire_heap();
+  for (size_t size_class : {size_class_of(16), size_class_of(500), size_class_of(32 * kKiB)}) {
+    const SizeClassInfo& info = kSizeClasses[size_class];
+    Superblock* last = nullptr;
+    for (size_t i = 0; i < shared_count_max(size_class); i++) {
+      last = life.arena().superblock_of(life.allocate(info.slot_bytes));
+      BOOST_REQUIRE(last->owner == kOrphanHeap);
+    }
+    last = life.arena().superblock_of(life.allocate(info.slot_bytes));
+    BOOST_TEST(last->owner == life.heap().id());
+  }
 }
 
 BOOST_FIXTURE_TEST_CASE(empty_superblocks_go_back_to_the_arena, Fixture) {

@@ -136,6 +136,20 @@ BOOST_FIXTURE_TEST_CASE(producer_and_consumer_do_not_grow_the_arena_beyond_what_
   BOOST_TEST(life.arena().usage().grown_bytes <= grown_early + kMiB);
 }
 
+BOOST_FIXTURE_TEST_CASE(idle_bin_goes_home_while_another_class_is_busy, Fixture) {
+  size_t idle = size_class_of(240);
+  std::vector<char*> mine;
+  for (int i = 0; i < 100; i++) mine.push_back(life.allocate(240));
+  for (char* block : mine) BOOST_REQUIRE(life.free(block) == Verdict::kGood);
+  BOOST_TEST(life.cache().cached_count(idle) > 0u);
+  std::vector<char*> busy;
+  while (life.cache().cached_count(idle) > 0 && busy.size() < 200 * 1024)
+    busy.push_back(life.allocate(64));
+  BOOST_TEST(life.cache().cached_count(idle) == 0u);
+  std::set<char*> again;
+  for (int i = 0; i < 100; i++) BOOST_REQUIRE(again.insert(life.allocate(240)).second);
+}
+
 BOOST_FIXTURE_TEST_CASE(refill_of_a_full_arena_says_so, Fixture) {
   Life small(scratch.file("small.arena"), 4 * kMiB);
   while (small.allocate(32 * kKiB) != nullptr) {
