@@ -6,7 +6,7 @@ _bartender_complete() {
   COMPREPLY=()
 
   if ((COMP_CWORD == 1)); then
-    mapfile -t COMPREPLY < <(compgen -W 'run ls info salvage check rm config version --help --version' -- "$word")
+    mapfile -t COMPREPLY < <(compgen -W 'run ls info salvage check rm config node version --help --version' -- "$word")
     return
   fi
 
@@ -18,7 +18,7 @@ _bartender_complete() {
     --fork) mapfile -t COMPREPLY < <(compgen -W 'snapshot none' -- "$word"); return ;;
     --log) mapfile -t COMPREPLY < <(compgen -W 'off error info debug' -- "$word"); return ;;
     --durability) mapfile -t COMPREPLY < <(compgen -W 'process' -- "$word"); return ;;
-    --output | --to | --library | --arena) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
+    --output | --to | --library | --arena | --key-file) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
     --size | --threshold | --only | --min-size | --id | --length | --limit) return ;;
   esac
 
@@ -49,6 +49,7 @@ _bartender_complete() {
     check) options='--json --repair --to --help' ;;
     rm) options='--json --force --help' ;;
     config) options='--json --markdown --help' ;;
+    node) options='--json --key-file --help' ;;
     version) options='--json --help' ;;
   esac
   if [[ $word == -* ]]; then

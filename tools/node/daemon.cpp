@@ -305,7 +305,7 @@ int main(int argc, char** argv) {
   try {
     return run(argc, argv);
   } catch (const Failure& failure) {
-    fmt::print(stderr, "bartenderd: {}\n", failure.message);
+    fmt::print(stderr, "bartenderd: {}\n", printable(failure.message));
     return failure.status;
   } catch (const std::exception& error) {
     fmt::print(stderr, "bartenderd: {}; what was acknowledged is safe; start it again\n",

@@ -6,7 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "tools/tool.hpp"
+#include "tools/failure.hpp"
 
 namespace btd::tools {
 

@@ -15,8 +15,7 @@
 #include <cstring>
 #include <fstream>
 
-#include "tools/text.hpp"
-#include "tools/tool.hpp"
+#include "tools/failure.hpp"
 
 namespace btd::tools {
 
@@ -41,7 +40,7 @@ MappedMedia::MappedMedia(const std::string& path, uint64_t bytes_wanted) : path_
   if (flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
     throw Failure{kExitRefused, fmt::format("{} is in use by another daemon; nothing was changed; "
                                             "stop that one or give another --store",
-                                            printable(path))};
+                                            path)};
   }
   struct stat status {};
   if (fstat(descriptor_, &status) != 0) fail("cannot be looked at", "see --store");
@@ -54,7 +53,7 @@ MappedMedia::MappedMedia(const std::string& path, uint64_t bytes_wanted) : path_
     throw Failure{kExitRefused,
                   fmt::format("{} is neither a file nor a devdax device; nothing was changed; give "
                               "another --store",
-                              printable(path))};
+                              path)};
   }
   map();
 }
@@ -65,7 +64,7 @@ MappedMedia::~MappedMedia() {
 }
 
 void MappedMedia::fail(const char* what, const char* advice) const {
-  throw Failure{kExitFailed, fmt::format("{} {}: {}; no extent was changed; {}", printable(path_),
+  throw Failure{kExitFailed, fmt::format("{} {}: {}; no extent was changed; {}", path_,
                                          what, std::strerror(errno), advice)};
 }
 
@@ -103,7 +102,7 @@ void MappedMedia::open_device() {
   if (!subsystem.ends_with("/dax") || !(std::ifstream(folder + "size") >> size_bytes_)) {
     throw Failure{kExitRefused, fmt::format("{} is no devdax device; nothing was changed; give "
                                             "another --store",
-                                            printable(path_))};
+                                            path_)};
   }
   backend_ = Backend::kDevdax;
 }
@@ -147,7 +146,7 @@ void MappedMedia::drain() {
         throw Failure{kExitFailed,
                       fmt::format("{} could not be written: {}; what was not acknowledged may be "
                                   "lost; look after the disk, then start again",
-                                  printable(path_), std::strerror(errno))};
+                                  path_, std::strerror(errno))};
       }
   }
 }

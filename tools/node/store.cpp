@@ -8,7 +8,7 @@
 
 #include "core/base/crc32c.hpp"
 #include "rdma/crypto.hpp"
-#include "tools/tool.hpp"
+#include "tools/failure.hpp"
 
 namespace btd::tools {
 namespace {

@@ -10,7 +10,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "tools/tool.hpp"
+#include "tools/failure.hpp"
 
 namespace btd::tools {
 
