@@ -64,8 +64,8 @@ MappedMedia::~MappedMedia() {
 }
 
 void MappedMedia::fail(const char* what, const char* advice) const {
-  throw Failure{kExitFailed, fmt::format("{} {}: {}; no extent was changed; {}", path_,
-                                         what, std::strerror(errno), advice)};
+  throw Failure{kExitFailed, fmt::format("{} {}: {}; no extent was changed; {}", path_, what,
+                                         std::strerror(errno), advice)};
 }
 
 void MappedMedia::open_file(uint64_t bytes_wanted) {
