@@ -5,7 +5,7 @@ _bartenderd_complete() {
   COMPREPLY=()
   case $previous in
     --store | --key-file) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
-    --transport) mapfile -t COMPREPLY < <(compgen -W 'auto tcp' -- "$word"); return ;;
+    --transport) mapfile -t COMPREPLY < <(compgen -W 'auto tcp verbs' -- "$word"); return ;;
     --listen | --capacity | --quota) return ;;
   esac
   mapfile -t COMPREPLY < <(compgen -W '--listen --store --capacity --key-file --transport --quota --allow-any-address --json

@@ -16,6 +16,7 @@
 #include <cstring>
 
 #include "tools/node/tcp_transport.hpp"
+#include "tools/node/verbs_transport.hpp"
 #include "tools/text.hpp"
 #include "tools/tool.hpp"
 
@@ -140,8 +141,9 @@ class Daemon {
   int run();
 
  private:
-  void announce(const TcpTransport& tcp) const;
-  void serve(TcpTransport& tcp);
+  void listen();
+  void announce() const;
+  void serve();
 
   const Options& options_;
   Log log_;
@@ -151,6 +153,9 @@ class Daemon {
   std::unique_ptr<Store> store_;
   std::unique_ptr<Service> service_;
   EventLoop loop_;
+  // One of them, or none yet.
+  std::unique_ptr<TcpTransport> tcp_;
+  std::unique_ptr<VerbsTransport> verbs_;
 };
 
 int Daemon::run() {
@@ -177,15 +182,35 @@ int Daemon::run() {
       *store_, kCrypto, key_,
       media_->survives_power() ? wire::Durability::kPower : wire::Durability::kProcess,
       media_->backend(), [this](const std::string& text) { log_.event(text); });
-  TcpTransport tcp(address_, loop_, *service_);
-  announce(tcp);
-  serve(tcp);
+  listen();
+  announce();
+  serve();
   return kExitOk;
 }
 
-void Daemon::announce(const TcpTransport& tcp) const {
+// Verbs have not been run on a device yet, so "auto" does not choose them.
+void Daemon::listen() {
+  if (options_.transport != "verbs") {
+    tcp_ = std::make_unique<TcpTransport>(address_, loop_, *service_);
+    return;
+  }
+  const VerbsLibrary* library = load_verbs();
+  if (library == nullptr || !has_verbs_device(*library)) {
+    throw Failure{kExitFailed,
+                  library == nullptr
+                      ? "librdmacm is not installed; no extent was changed; install librdmacm1, or "
+                        "give --transport tcp"
+                      : "this machine has no RDMA device; no extent was changed; give --transport "
+                        "tcp"};
+  }
+  verbs_ = std::make_unique<VerbsTransport>(*library, address_, loop_, *service_);
+  service_->set_transports(2);
+  log_.event("verbs have not been tested on a device yet");
+}
+
+void Daemon::announce() const {
   sockaddr_storage bound = address_.storage;
-  uint16_t port = htons(tcp.port());
+  uint16_t port = htons(tcp_ ? tcp_->port() : verbs_->port());
   if (bound.ss_family == AF_INET6) {
     reinterpret_cast<sockaddr_in6&>(bound).sin6_port = port;
   } else {
@@ -197,7 +222,7 @@ void Daemon::announce(const TcpTransport& tcp) const {
     Json json = json_document("bartenderd");
     json["event"] = "listening";
     json["address"] = address_text(bound);
-    json["transports"] = Json::array({"tcp"});
+    json["transports"] = Json::array({tcp_ ? "tcp" : "verbs"});
     json["node"] = uuid_text(store_->node());
     json["backend"] = backend_text(media_->backend());
     json["durability"] = media_->survives_power() ? "power" : "process";
@@ -206,10 +231,10 @@ void Daemon::announce(const TcpTransport& tcp) const {
     json["damaged_headers"] = store_->damaged_headers();
     log_.json(json);
   } else {
-    fmt::print("bartenderd: listening at {} (tcp), {} on {}, {} extents, durable against {}\n",
-               address_text(bound), human_size(store_->slot_count() * kFarExtentBytes),
-               backend_text(media_->backend()), extents,
-               media_->survives_power() ? "power cuts" : "the death of this process only");
+    fmt::print("bartenderd: listening at {} ({}), {} on {}, {} extents, durable against {}\n",
+               address_text(bound), tcp_ ? "tcp" : "verbs",
+               human_size(store_->slot_count() * kFarExtentBytes), backend_text(media_->backend()),
+               extents, media_->survives_power() ? "power cuts" : "the death of this process only");
     std::fflush(stdout);
   }
   notify("READY=1");
@@ -243,24 +268,27 @@ class Signals final : public Source {
   bool is_asked_ = false;
 };
 
-void Daemon::serve(TcpTransport& tcp) {
+void Daemon::serve() {
   Signals signals(loop_);
   uint64_t drain_until_ms = 0;
   while (true) {
     loop_.round(kSweepMs);
     service_->commit();
     uint64_t now_ms = steady_clock_ms();
-    tcp.sweep(now_ms);
+    if (tcp_) tcp_->sweep(now_ms);
+    if (verbs_) verbs_->sweep(now_ms);
     if (!signals.is_asked()) continue;
     if (drain_until_ms == 0) {
       drain_until_ms = now_ms + kDrainMs;
       notify("STOPPING=1");
       service_->set_draining();
-      tcp.stop();
+      if (tcp_) tcp_->stop();
+      if (verbs_) verbs_->stop();
     }
-    if (!tcp.has_unsent() || now_ms >= drain_until_ms) break;
+    if (!tcp_ || !tcp_->has_unsent() || now_ms >= drain_until_ms) break;
   }
-  tcp.close_all();
+  if (tcp_) tcp_->close_all();
+  if (verbs_) verbs_->close_all();
   log_.event("drained");
 }
 
@@ -280,8 +308,9 @@ int run(int argc, char** argv) {
   app.add_option("--capacity", options.capacity, "bytes of extents; needed to make the store");
   app.add_option("--key-file", options.key_file, "64 hexadecimal digits, for its owner's eyes only")
       ->required();
-  app.add_option("--transport", options.transport, "auto or tcp")
-      ->check(CLI::IsMember({"auto", "tcp"}));
+  app.add_option("--transport", options.transport,
+                 "auto (which is tcp), tcp, or verbs (not yet tested on a device)")
+      ->check(CLI::IsMember({"auto", "tcp", "verbs"}));
   app.add_option("--quota", options.quota, "bytes of extents that one arena may have");
   app.add_flag("--allow-any-address", options.is_any_address, "let --listen name every address");
   app.add_flag("--json", options.is_json, "events as JSON on stdout, one a line");
