@@ -109,9 +109,9 @@ BOOST_AUTO_TEST_CASE(random_bytes_with_good_checksums_are_taken_only_within_thei
   for (int round = 0; round < 300000; round++) {
     Message message = messages[random() % messages.size()];
     Phase phase = phase_of(message.header.type);
+    size_t size_bytes = message.size_bytes();
     for (uint64_t i = random() % 4; i > 0; i--) {
-      reinterpret_cast<uint8_t*>(&message)[random() % message.size_bytes()] =
-          static_cast<uint8_t>(random());
+      reinterpret_cast<uint8_t*>(&message)[random() % size_bytes] = static_cast<uint8_t>(random());
     }
     if (!is_header_sound(message.header, phase, Transport::kTcp)) continue;
     BOOST_REQUIRE(message.size_bytes() <= sizeof(message));

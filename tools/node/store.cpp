@@ -27,6 +27,18 @@ void store_word(uint64_t* word, uint64_t value) {
   std::atomic_ref(*word).store(value, std::memory_order_release);
 }
 
+// Whether nothing is there, or no more than a make() that was cut: of the header all but the magic,
+// in part.
+bool is_unmade(const char* base) {
+  StoreHeader header;
+  std::memcpy(&header, base, sizeof(header));
+  return header.magic == 0 &&
+         (header.format_version == 0 || header.format_version == kStoreVersion) &&
+         (header.slot_bytes == 0 || header.slot_bytes == kFarExtentBytes) &&
+         (header.slot_header_offset == 0 || header.slot_header_offset == kSlotTableOffset) &&
+         is_zero(base + sizeof(header), kSlotTableOffset - sizeof(header));
+}
+
 // Space that only new generations of extents that are there may use: without it a full store could
 // never take another write.
 uint64_t reserve_of(uint64_t slot_count) { return std::clamp<uint64_t>(slot_count / 16, 1, 64); }
@@ -40,7 +52,7 @@ Store::Store(Media& media, uint64_t slot_count, uint64_t quota_extents)
                   "the store has no room for two extents; nothing was changed; give a larger "
                   "--capacity"};
   }
-  if (is_zero(media_.base(), kSlotTableOffset)) make(slot_count);
+  if (is_unmade(media_.base())) make(slot_count);
   open();
   if (slot_count != 0 && slot_count != slot_count_) {
     throw Failure{kExitRefused,
@@ -52,7 +64,8 @@ Store::Store(Media& media, uint64_t slot_count, uint64_t quota_extents)
   scan_slots();
 }
 
-// 1. The slot headers, zero: a device may hold anything.  2. The header.
+// 1. The slot headers, zero: a device may hold anything; and the header without its magic.  2. The
+// magic, which makes it a store.
 void Store::make(uint64_t slot_count) {
   uint64_t fitting =
       (media_.size_bytes() - kSlotTableOffset) / (kFarExtentBytes + sizeof(SlotHeader));
@@ -67,7 +80,6 @@ void Store::make(uint64_t slot_count) {
   char* base = media_.base();
   std::memset(base + kSlotTableOffset, 0, slot_count * sizeof(SlotHeader));
   media_.flush(base + kSlotTableOffset, slot_count * sizeof(SlotHeader));
-  media_.drain();
   StoreHeader header{};
   header.magic = kStoreMagic;
   header.format_version = kStoreVersion;
@@ -79,8 +91,12 @@ void Store::make(uint64_t slot_count) {
     throw Failure{kExitFailed, "the kernel gives no random bytes; nothing was changed; try again"};
   }
   header.checksum = checksum_of(header);
+  header.magic = 0;
   std::memcpy(base, &header, sizeof(header));
   media_.flush(base, sizeof(header));
+  media_.drain();
+  store_word(reinterpret_cast<uint64_t*>(base), kStoreMagic);
+  media_.flush(base, sizeof(uint64_t));
   media_.drain();
 }
 
