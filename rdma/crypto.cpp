@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstring>
@@ -30,6 +31,13 @@ bool parse_key(const char* text, long length, uint8_t (&key)[wire::kKeyBytes]) {
     key[i] = static_cast<uint8_t>(high << 4 | low);
   }
   return true;
+}
+
+// Root may let a group read it, or one user through an access list, which shows as a group's right:
+// that is how systemd hands credentials to a service.
+bool is_exposed(const struct stat& status) {
+  bool is_granted = status.st_uid == 0 && geteuid() != 0 && (status.st_mode & 037) == 0;
+  return (status.st_mode & 077) != 0 && !is_granted;
 }
 
 }  // namespace
@@ -75,7 +83,7 @@ KeyError read_key_file(const char* path, uint8_t (&key)[wire::kKeyBytes]) noexce
   long length = -1;
   if (sys::stat_of(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
     error = KeyError::kUnreadable;
-  } else if ((status.st_mode & 077) != 0) {
+  } else if (is_exposed(status)) {
     error = KeyError::kExposed;
   } else {
     length = sys::read(descriptor, text, sizeof(text));

@@ -29,7 +29,7 @@ const Crypto* load_crypto() noexcept;
 enum class KeyError : uint8_t { kNone = 0, kUnreadable, kExposed, kMalformed };
 
 // A key file holds 64 hexadecimal digits and perhaps a line end, and only its owner (and root) may
-// read it.  ERRORS: kUnreadable no such file or access refused, kExposed others may read or write
+// read it; or root owns it and lets a group read it.  ERRORS: kUnreadable no such file or access refused, kExposed others may read or write
 // it, kMalformed anything but such a key.
 [[nodiscard]] KeyError read_key_file(const char* path, uint8_t (&key)[wire::kKeyBytes]) noexcept;
 

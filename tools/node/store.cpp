@@ -163,7 +163,13 @@ void Store::scan_slots() {
   for (SlotIndex slot = static_cast<SlotIndex>(slot_count_); slot-- > 0;) {
     const SlotHeader& found = *header(slot);
     if (found.magic == 0) {
-      free_.push_back(slot);
+      // What a cut left of a header has to go first, see let_go().
+      if (is_zero(reinterpret_cast<const char*>(&found), sizeof(found))) {
+        free_.push_back(slot);
+      } else {
+        let_go(slot);
+        is_changed = true;
+      }
       continue;
     }
     bool is_sound = found.magic == kSlotMagic && found.checksum == checksum_of(found) &&
@@ -287,9 +293,13 @@ void Store::give_back(SlotIndex slot) {
   free_.push_back(slot);
 }
 
+// The magic is 0 first, so that a kill leaves a free slot; then all of the header.  If its other
+// words stayed, the next header could be torn so that only its magic is there: with the old words
+// that would be the old header again, whole, over another extent's bytes.
 void Store::let_go(SlotIndex slot) {
   store_word(&header(slot)->magic, 0);
-  media_.flush(&header(slot)->magic, sizeof(uint64_t));
+  std::memset(header(slot), 0, sizeof(SlotHeader));
+  media_.flush(header(slot), sizeof(SlotHeader));
   let_go_.push_back(slot);
 }
 

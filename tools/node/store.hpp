@@ -9,8 +9,8 @@
 //     2. their headers, flush, drain             a cut: some are there, whole; none was
 //     acknowledged
 //        now they are durable and may be acknowledged
-//     3. the older slots' magic = 0, flush       a cut: two generations; the scan takes the higher
-//     4. released extents' magic = 0, flush, drain, then acknowledged
+//     3. the older slots' headers = 0, flush     a cut: two generations; the scan takes the higher
+//     4. released extents' headers = 0, flush, drain, then acknowledged
 //
 // A slot let go in 3 or 4 is used again only after a later drain: until its header is gone for
 // good, its bytes stay.

@@ -55,7 +55,7 @@ struct ArenaEntry {
 static_assert(sizeof(ArenaEntry) == kCacheLineBytes);
 
 struct SlotHeader {
-  uint64_t magic;  // kSlotMagic; 0: the slot is free, whatever follows
+  uint64_t magic;  // kSlotMagic; 0: the slot is free, and the rest is 0 or left by a cut
   uint8_t arena[wire::kUuidBytes];
   uint64_t extent;
   uint64_t generation;    // > 0
