@@ -221,6 +221,26 @@ BOOST_AUTO_TEST_CASE(each_flipped_byte_of_the_headers_is_refused_or_costs_one_ex
   BOOST_TEST(arena->extents.size() == 8u);
 }
 
+BOOST_AUTO_TEST_CASE(what_a_cut_left_of_a_header_is_cleared_before_its_slot_is_used) {
+  CutMedia media(4);
+  {
+    Store store(media, 4, UINT64_MAX);
+    NodeArena* arena = nullptr;
+    BOOST_REQUIRE((store.take_over(kArena, kClient, 1, arena) == NodeStatus::kGood));
+    std::vector<Change> changes{write_of(store, *arena, 1, 1, 1)};
+    store.commit(changes);
+  }
+  auto* headers = reinterpret_cast<SlotHeader*>(media.base() + kSlotTableOffset);
+  for (int i = 0; i < 4; i++) headers[i].magic = 0;  // the word that did not reach media
+  Store store(media, 4, UINT64_MAX);
+  BOOST_TEST(store.free_count() == 4u);
+  BOOST_TEST(store.damaged_headers() == 0u);
+  const SlotHeader none{};
+  for (int i = 0; i < 4; i++) {
+    BOOST_TEST(std::memcmp(&headers[i], &none, sizeof(none)) == 0);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(a_pinned_slot_keeps_its_bytes_until_it_is_sent) {
   CutMedia media(4);
   Store store(media, 4, UINT64_MAX);
