@@ -72,6 +72,7 @@ int run(int argc, char** argv) {
   add_rm(app, status);
   add_config(app, status);
   add_doctor(app, status);
+  add_node(app, status);
   add_version(app, status);
   try {
     app.parse(own_argc, argv);

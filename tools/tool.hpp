@@ -1,33 +1,13 @@
-// What all subcommands share: exit codes, failures, and where each subcommand hooks itself into the
-// command line.
+// What all subcommands share: failures, and where each hooks itself into the command line.
 #pragma once
 
 #include <CLI/CLI.hpp>
 #include <string>
 #include <vector>
 
+#include "tools/failure.hpp"
+
 namespace btd::tools {
-
-// docs/man/bartender.1 lists these; scripts rely on them.
-enum Exit : int {
-  kExitOk = 0,        // done; check: the arena is clean
-  kExitRepaired = 1,  // check: the copy was repaired and is clean now
-  kExitDamaged = 2,   // the arena is damaged
-  kExitRefused = 3,   // not an arena, a newer one, or in use
-  kExitFailed = 4,    // could not be done: no such file, access refused, disk full, ...
-  kExitUsage = 64,    // the command line or a setting is wrong
-  // `run` passes on the program's status; its own troubles are those of env(1), timeout(1), ...
-  kExitRunFailed = 125,
-  kExitNotExecutable = 126,
-  kExitNotFound = 127,
-};
-
-// Ends the command: main() prints "bartender: <message>" and exits with `status`.
-// A message is "<what happened>; <what is safe>; <what to type next>".
-struct Failure {
-  int status;
-  std::string message;
-};
 
 // Each adds its subcommand to `app`, which stores the exit status in `status` when it is run.
 void add_run(CLI::App& app, int& status, const std::vector<std::string>& command);
@@ -39,6 +19,7 @@ void add_gc(CLI::App& app, int& status);
 void add_rm(CLI::App& app, int& status);
 void add_config(CLI::App& app, int& status);
 void add_doctor(CLI::App& app, int& status);
+void add_node(CLI::App& app, int& status);
 void add_version(CLI::App& app, int& status);
 
 }  // namespace btd::tools

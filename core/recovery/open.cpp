@@ -55,11 +55,10 @@ void boot_id_of_machine(uint8_t (&id)[16]) {
   }
 }
 
-bool has_machine_died(const ArenaHeader& header) {
+bool is_other_boot(const ArenaHeader& header) {
   uint8_t id[16];
   boot_id_of_machine(id);
-  return header.state == static_cast<uint32_t>(ArenaState::kOpen) &&
-         std::memcmp(id, header.boot_id, sizeof(id)) != 0;
+  return std::memcmp(id, header.boot_id, sizeof(id)) != 0;
 }
 
 void name_owner(ArenaHeader& header, const OpenRequest& request) {
@@ -260,7 +259,10 @@ Error adopt_frames(FrameHeader* headers, Arena& arena) {
 // The same boot id means that every store is there, whoever made it.
 Error distrust_states(Arena& arena, Line& why, const char* path) {
   const ArenaHeader& header = arena.header();
-  if (!has_machine_died(header) ||
+  // A good end says little in `lazy`: the states of that life were never flushed.
+  bool is_owner_dead = header.state == static_cast<uint32_t>(ArenaState::kOpen) ||
+                       header.durability == static_cast<uint32_t>(Durability::kLazy);
+  if (!is_other_boot(header) || !is_owner_dead ||
       header.durability == static_cast<uint32_t>(Durability::kStrict))
     return Error::kNone;
   GcResult result{};

@@ -6,7 +6,7 @@ _bartender_complete() {
   COMPREPLY=()
 
   if ((COMP_CWORD == 1)); then
-    mapfile -t COMPREPLY < <(compgen -W 'run ls info salvage check gc rm config doctor version --help --version' -- "$word")
+    mapfile -t COMPREPLY < <(compgen -W 'run ls info salvage check gc rm config doctor node version --help --version' -- "$word")
     return
   fi
 
@@ -18,7 +18,7 @@ _bartender_complete() {
     --fork) mapfile -t COMPREPLY < <(compgen -W 'snapshot none' -- "$word"); return ;;
     --log) mapfile -t COMPREPLY < <(compgen -W 'off error info debug' -- "$word"); return ;;
     --durability) mapfile -t COMPREPLY < <(compgen -W 'process lazy strict' -- "$word"); return ;;
-    --output | --to | --library | --arena) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
+    --output | --to | --library | --arena | --key-file) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
     --size | --threshold | --only | --min-size | --id | --length | --limit) return ;;
   esac
 
@@ -51,6 +51,7 @@ _bartender_complete() {
     rm) options='--json --force --help' ;;
     config) options='--json --markdown --help' ;;
     doctor) options='--json --help' ;;
+    node) options='--json --key-file --help' ;;
     version) options='--json --help' ;;
   esac
   if [[ $word == -* ]]; then

@@ -97,7 +97,7 @@ def poke(path, offset, data):
 class General(Case):
     def test_each_subcommand_has_help_that_names_its_exit_codes(self):
         listed = self.tool("--help")
-        for command in ("run", "ls", "info", "salvage", "check", "gc", "rm", "config", "doctor", "version"):
+        for command in ("run", "ls", "info", "salvage", "check", "gc", "rm", "config", "doctor", "node", "version"):
             self.assertIn(command, listed)
             text = self.tool(command, "--help")
             self.assertIn("--json", text)
@@ -111,7 +111,7 @@ class General(Case):
         with open(root + "/docs/completions/bartender.bash") as file:
             completion = file.read()
         count = 0
-        for command in ("run", "ls", "info", "salvage", "check", "gc", "rm", "config", "doctor", "version"):
+        for command in ("run", "ls", "info", "salvage", "check", "gc", "rm", "config", "doctor", "node", "version"):
             for option in re.findall(r"(?m)^  (?:-h,)?(--[a-z-]+)", self.tool(command, "--help")):
                 self.assertRegex(page, re.escape(option) + r"(?![a-z-])", command)
                 self.assertRegex(completion, re.escape(option) + r"(?![a-z-])", command)
@@ -119,7 +119,7 @@ class General(Case):
         self.assertGreater(count, 30)
 
     def test_wrong_usage_is_one_line_and_64(self):
-        for arguments in ((), ("nonsense",), ("ls", "--nonsense"), ("info",), ("salvage",), ("check",), ("gc",), ("rm",),
+        for arguments in ((), ("nonsense",), ("ls", "--nonsense"), ("info",), ("salvage",), ("check",), ("gc",), ("rm",), ("node",), ("node", "x"),
                           ("salvage", "x", "--output", "y"), ("check", "x", "--repair"), ("check", "x", "--to", "y"),
                           ("salvage", "x", "--id", "many")):
             result = execute([BARTENDER, *arguments], env=self.environment)

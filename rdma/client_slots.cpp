@@ -1,0 +1,198 @@
+#include "rdma/client_slots.hpp"
+
+#include <time.h>
+
+#include <cstring>
+
+#include "core/base/check.hpp"
+#include "core/base/crc32c.hpp"
+
+namespace btd {
+
+using wire::Type;
+
+uint64_t steady_clock_ms() noexcept {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1000 + static_cast<uint64_t>(now.tv_nsec) / 1000000;
+}
+
+ClientSlots::Slot* ClientSlots::begin(uint32_t index, uint64_t deadline_ms) noexcept {
+  if (!is_idle(index)) return nullptr;
+  Slot& slot = slots_[index];
+  slot.state = State::kPosted;
+  slot.length_bytes = 0;
+  slot.deadline_ms = deadline_ms;
+  slot.completion = {
+      .slot = index, .status = NodeStatus::kLost, .length_bytes = 0, .generation = 0};
+  in_flight_++;
+  return &slot;
+}
+
+const ClientSlots::Message* ClientSlots::begin_read(uint32_t index, uint64_t extent,
+                                                    uint64_t generation_min,
+                                                    uint64_t deadline_ms) noexcept {
+  Slot* slot = begin(index, deadline_ms);
+  if (slot == nullptr) return nullptr;
+  slot->asked = generation_min;
+  wire::build(slot->message, Type::kRead, static_cast<uint8_t>(index),
+              wire::Read{.extent = extent, .generation_min = generation_min});
+  return &slot->message;
+}
+
+const ClientSlots::Message* ClientSlots::begin_write(uint32_t index, uint64_t extent,
+                                                     uint64_t generation, uint32_t length_bytes,
+                                                     wire::Transport transport,
+                                                     uint64_t deadline_ms) noexcept {
+  if (generation == 0 || length_bytes == 0 || length_bytes > kFarExtentBytes) return nullptr;
+  Slot* slot = begin(index, deadline_ms);
+  if (slot == nullptr) return nullptr;
+  wire::Write write{.extent = extent,
+                    .generation = generation,
+                    .length_bytes = length_bytes,
+                    .crc = crc32c(buffers_[index], length_bytes)};
+  wire::build(slot->message, Type::kWrite, static_cast<uint8_t>(index), write,
+              transport == wire::Transport::kTcp ? length_bytes : 0);
+  return &slot->message;
+}
+
+const ClientSlots::Message* ClientSlots::begin_release(uint32_t index, uint64_t extent,
+                                                       uint64_t deadline_ms) noexcept {
+  Slot* slot = begin(index, deadline_ms);
+  if (slot == nullptr) return nullptr;
+  wire::build(slot->message, Type::kRelease, static_cast<uint8_t>(index),
+              wire::Release{.extent = extent});
+  return &slot->message;
+}
+
+const ClientSlots::Message* ClientSlots::begin_list(uint32_t index, uint64_t first_extent,
+                                                    uint64_t deadline_ms) noexcept {
+  Slot* slot = begin(index, deadline_ms);
+  if (slot == nullptr) return nullptr;
+  slot->asked = first_extent;
+  wire::build(slot->message, Type::kList, static_cast<uint8_t>(index),
+              wire::List{.first_extent = first_extent});
+  return &slot->message;
+}
+
+const ClientSlots::Message* ClientSlots::begin_status(uint32_t index, uint64_t first_arena,
+                                                      uint64_t deadline_ms) noexcept {
+  Slot* slot = begin(index, deadline_ms);
+  if (slot == nullptr) return nullptr;
+  wire::build(slot->message, Type::kStatus, static_cast<uint8_t>(index),
+              wire::Status{.first_arena = first_arena});
+  return &slot->message;
+}
+
+ClientSlots::Next ClientSlots::on_reply(const Message& message) noexcept {
+  uint32_t index = message.header.slot;
+  if (index >= kNodeDepth || slots_[index].state != State::kPosted) return Next::kViolation;
+  Slot& slot = slots_[index];
+  auto reply = message.as<wire::Reply>();
+  Type request = slot.message.header.type;
+  bool has_payload = reply.status == NodeStatus::kGood &&
+                     (request == Type::kRead || request == Type::kList || request == Type::kStatus);
+  if (reply.request != request || (!has_payload && reply.length_bytes != 0)) {
+    return Next::kViolation;
+  }
+  // These are the client's own findings; a node that knows of no answer says goodbye.
+  if (reply.status == NodeStatus::kLost || reply.status == NodeStatus::kTimeout) {
+    return Next::kViolation;
+  }
+  if (request == Type::kRead || reply.status == NodeStatus::kStale) {
+    slot.completion.generation = reply.generation;
+  }
+  if (!has_payload) {
+    done(slot, reply.status);
+    return Next::kDone;
+  }
+  if (request == Type::kRead && reply.generation < slot.asked) return Next::kViolation;
+  if (request != Type::kList && reply.length_bytes == 0) return Next::kViolation;
+  slot.length_bytes = reply.length_bytes;
+  slot.crc = reply.crc;
+  slot.state = State::kPayload;
+  if (reply.length_bytes != 0) return Next::kPayload;
+  finish(index);
+  return Next::kDone;
+}
+
+void ClientSlots::finish(uint32_t index) noexcept {
+  Slot& slot = slots_[index];
+  BTD_ASSERT(slot.state == State::kPayload);
+  bool is_good = crc32c(buffers_[index], slot.length_bytes) == slot.crc;
+  if (is_good && slot.message.header.type == Type::kList) is_good = is_list_sound(index);
+  if (is_good) slot.completion.length_bytes = slot.length_bytes;
+  done(slot, is_good ? NodeStatus::kGood : NodeStatus::kCorrupt);
+}
+
+// The pager walks the list by the last extent it saw: an order that does not rise would never end.
+bool ClientSlots::is_list_sound(uint32_t index) const noexcept {
+  const Slot& slot = slots_[index];
+  if (slot.length_bytes % sizeof(NodeEntry) != 0) return false;
+  uint64_t least = slot.asked;
+  for (uint32_t at = 0; at < slot.length_bytes; at += sizeof(NodeEntry)) {
+    NodeEntry entry;
+    std::memcpy(&entry, buffers_[index] + at, sizeof(entry));
+    if (entry.extent < least || entry.generation == 0 || entry.length_bytes == 0 ||
+        entry.length_bytes > kFarExtentBytes) {
+      return false;
+    }
+    bool is_last = at + sizeof(NodeEntry) == slot.length_bytes;
+    if (entry.extent == UINT64_MAX && !is_last) return false;
+    least = entry.extent + 1;
+  }
+  return true;
+}
+
+void ClientSlots::done(Slot& slot, NodeStatus status) noexcept {
+  slot.completion.status = status;
+  slot.state = State::kDone;
+  in_flight_--;
+  done_count_++;
+}
+
+void ClientSlots::fail(uint32_t index, NodeStatus status) noexcept {
+  Slot& slot = slots_[index];
+  if (slot.state != State::kPosted && slot.state != State::kPayload) return;
+  slot.completion.generation = 0;
+  done(slot, status);
+}
+
+void ClientSlots::fail_all(NodeStatus status) noexcept {
+  for (uint32_t i = 0; i < kNodeDepth; i++) fail(i, status);
+}
+
+bool ClientSlots::expire(uint64_t now_ms) noexcept {
+  bool is_any = false;
+  for (uint32_t i = 0; i < kNodeDepth; i++) {
+    Slot& slot = slots_[i];
+    if (slot.state != State::kPosted && slot.state != State::kPayload) continue;
+    if (now_ms < slot.deadline_ms) continue;
+    fail(i, NodeStatus::kTimeout);
+    is_any = true;
+  }
+  return is_any;
+}
+
+uint64_t ClientSlots::deadline_ms_min() const noexcept {
+  uint64_t least = UINT64_MAX;
+  for (const Slot& slot : slots_) {
+    if (slot.state == State::kPosted || slot.state == State::kPayload) {
+      least = min(least, slot.deadline_ms);
+    }
+  }
+  return least;
+}
+
+uint32_t ClientSlots::take(NodeCompletion* out, uint32_t count_max) noexcept {
+  uint32_t count = 0;
+  for (uint32_t i = 0; i < kNodeDepth && count < count_max && done_count_ != 0; i++) {
+    if (slots_[i].state != State::kDone) continue;
+    out[count++] = slots_[i].completion;
+    slots_[i].state = State::kIdle;
+    done_count_--;
+  }
+  return count;
+}
+
+}  // namespace btd
