@@ -47,10 +47,12 @@ struct ThreadHeaps {
   Heap* heaps[kClustersMax];
   uint32_t generations[kClustersMax];
   bool is_watched;  // end_thread() will be called
-  bool is_ended;
   uint8_t exit_rounds;
 };
-thread_local constinit ThreadHeaps mine [[gnu::tls_model("initial-exec")]] = {};
+// Mapped when the thread first uses another arena than the process's: initial-exec TLS must fit
+// into what the dynamic loader keeps for libraries that are loaded late.
+thread_local constinit ThreadHeaps* mine [[gnu::tls_model("initial-exec")]] = nullptr;
+thread_local constinit bool is_thread_ended [[gnu::tls_model("initial-exec")]] = false;
 
 uint32_t place_of(const Cluster* cluster) {
   uint32_t place = 0;
@@ -71,31 +73,32 @@ void end_transaction() {
 
 // At thread exit, called in each round of destructors: in the last one the heaps go.
 void end_thread(void* self) {
-  if (++mine.exit_rounds < PTHREAD_DESTRUCTOR_ITERATIONS &&
+  if (++mine->exit_rounds < PTHREAD_DESTRUCTOR_ITERATIONS &&
       pthread_setspecific(thread_key, self) == 0)
     return;
   end_transaction();
-  mine.is_ended = true;
+  is_thread_ended = true;
   LockGuard guard(opening_lock());
   for (uint32_t place = 0; place < kClustersMax; place++) {
     OpenCluster* open = places[place].load(std::memory_order_relaxed);
-    bool is_valid = open != nullptr && mine.heaps[place] != nullptr &&
-                    mine.generations[place] == generations[place].load(std::memory_order_relaxed);
-    if (is_valid) open->arena.release_heap(*mine.heaps[place]);
-    mine.heaps[place] = nullptr;
+    bool is_valid = open != nullptr && mine->heaps[place] != nullptr &&
+                    mine->generations[place] == generations[place].load(std::memory_order_relaxed);
+    if (is_valid) open->arena.release_heap(*mine->heaps[place]);
   }
+  sys::unmap(mine, sizeof(*mine));
+  mine = nullptr;
 }
 
 // nullptr: the thread gets none.
 Heap* heap_at(OpenCluster& open, uint32_t place) {
   uint32_t generation = generations[place].load(std::memory_order_relaxed);
-  if (mine.heaps[place] != nullptr && mine.generations[place] == generation)
-    return mine.heaps[place];
   watch_thread_end();
-  if (!mine.is_watched || mine.is_ended) return nullptr;
-  mine.heaps[place] = open.arena.acquire_heap();
-  mine.generations[place] = generation;
-  return mine.heaps[place];
+  if (mine == nullptr || !mine->is_watched) return nullptr;
+  if (mine->heaps[place] != nullptr && mine->generations[place] == generation)
+    return mine->heaps[place];
+  mine->heaps[place] = open.arena.acquire_heap();
+  mine->generations[place] = generation;
+  return mine->heaps[place];
 }
 
 void end(OpenCluster& open, bool is_good_end) {
@@ -224,10 +227,16 @@ bool is_persistent(uintptr_t address) {
 // --- Threads
 
 void watch_thread_end() {
-  if (mine.is_watched || mine.is_ended || !has_thread_key) return;
+  if (is_thread_ended || !has_thread_key || (mine != nullptr && mine->is_watched)) return;
   int kept = errno;
+  if (mine == nullptr) {
+    intptr_t got = sys::map(nullptr, sizeof(*mine), PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (got < 0) return;
+    mine = reinterpret_cast<ThreadHeaps*>(got);
+  }
   // May allocate: then it comes back here only for another arena.
-  mine.is_watched = pthread_setspecific(thread_key, &mine) == 0;
+  mine->is_watched = pthread_setspecific(thread_key, mine) == 0;
   errno = kept;
 }
 

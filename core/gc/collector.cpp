@@ -88,14 +88,6 @@ class StateWriter {
   uintptr_t line_ = 0;  // changed, not flushed yet
 };
 
-bool has_roots(const ArenaHeader& header, const char* file) {
-  auto* roots = reinterpret_cast<const Root*>(file + header.root_table_offset);
-  for (uint32_t index = 0; index < header.roots_grown; index++) {
-    if (roots[index].value != 0) return true;
-  }
-  return false;
-}
-
 class Rewriter {
  public:
   Rewriter(const Marks& marks, const ArenaHeader& header, char* file, Persist& persist,
@@ -223,7 +215,7 @@ Error collect_untrusted(const ArenaHeader& header, char* file, Persist& persist,
   MarkedImage marked;
   if (Error error = marked.run(image, MarkRequest{}, result); error != Error::kNone) return error;
   uint64_t start = now_ns();
-  Rewriter(marked.marks, header, file, persist, has_roots(header, file), result).run();
+  Rewriter(marked.marks, header, file, persist, header.roots_grown > 0, result).run();
   result.sweep_ns = now_ns() - start;
   return Error::kNone;
 }

@@ -42,8 +42,9 @@ struct GcRequest {
 
 // Recovery after power loss, when not every free and malloc was made durable: rewrites the state of
 // everything below the grown marks.  What the roots lead to is kept, whatever its state said; all
-// other states, those of free frames and those between slots too, become free.  An arena without
-// roots is a program's that knows nothing of us: what its states call live stays, for salvage.
+// other states, those of free frames and those between slots too, become free.  An arena that
+// never had a root is a program's that knows nothing of us: what its states call live stays, for
+// salvage.
 // Large extents left with state 0 are recovery's to give back.  All is durable on return. REQUIRES:
 // lanes were replayed, frame headers validated; `file` is writable and no other thread uses it.
 // What a crash leaves: some states rewritten; the marks do not depend on states, so the same call

@@ -18,7 +18,7 @@ struct PageRange {
 
 // A commit touches a log, its targets and a state: few are apart.  Small, because what is of
 // initial-exec TLS must fit beside others' when a program loads the library late.
-constexpr uint32_t kRangesMax = 8;
+constexpr uint32_t kRangesMax = 3;
 thread_local constinit PageRange ranges[kRangesMax] [[gnu::tls_model("initial-exec")]] = {};
 thread_local constinit uint32_t range_count [[gnu::tls_model("initial-exec")]] = 0;
 

@@ -14,7 +14,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -23,6 +25,19 @@
 #include "core/persist/layout.hpp"
 
 namespace btd::test {
+
+// Of this machine: the image's owner has died, not its machine.
+inline void read_boot_id(uint8_t (&id)[16]) {
+  std::ifstream file("/proc/sys/kernel/random/boot_id");
+  for (uint8_t& byte : id) {
+    char digits[3] = {};
+    for (int i = 0; i < 2; i++) {
+      while (file.get(digits[i]) && digits[i] == '-') {
+      }
+    }
+    byte = static_cast<uint8_t>(std::strtoul(digits, nullptr, 16));
+  }
+}
 
 class ArenaImage {
  public:
@@ -153,6 +168,7 @@ class ArenaImage {
     header.oldest_epoch = kOldestEpoch;
     header.state = static_cast<uint32_t>(ArenaState::kOpen);
     header.pid = 1;
+    read_boot_id(header.boot_id);
     header.created_s = 1700000000;
     header.opened_s = 1700000100;
     std::strcpy(header.program, "image");

@@ -212,8 +212,10 @@ class Examiner {
           opened.arena.usable_size(address) != block.size_bytes)
         return fail("the arena does not know the block at 0x%llx", block.offset);
     }
+    // Where there was never a root the states alone tell what is left for salvage.
+    bool is_salvaged = !exam_.is_strict && opened.arena.header().roots_grown == 0;
     for (const Found& found : opened.blocks) {
-      bool is_known = false;
+      bool is_known = is_salvaged;
       for (uint32_t i = 0; i < world.block_count && !is_known; i++) {
         is_known = world.blocks[i].offset == found.offset &&
                    (exam_.is_strict || world.blocks[i].is_reachable);
@@ -221,7 +223,7 @@ class Examiner {
       if (!is_known)
         return fail("live, but nobody's: %llu bytes at 0x%llx", found.size_bytes, found.offset);
     }
-    if (opened.blocks.size() != expected)
+    if (!is_salvaged && opened.blocks.size() != expected)
       return fail("%llu blocks, not %llu", opened.blocks.size(), expected);
     for (uint32_t i = 0; i < kRoots; i++) {
       auto* value = static_cast<char*>(opened.roots.get(root_name(i).c_str(), nullptr));
