@@ -178,26 +178,36 @@ Evictor::Outcome Evictor::start_write(uint64_t extent, ExtentWord word) noexcept
                             .with_prefetched(false)
                             .with_queued(false)
                             .with_generation(word.generation() + 1);
+  const uint32_t targets = choose_targets({extent, word, 0, 0, 0, true, false, false});
+  evicting = evicting.with_holders(word.holders() | targets);
   uint32_t slot = free_slot();
   if (!pager_->file.table().change(extent, word, evicting)) return Outcome::kOvertaken;
   writings_[slot] = {extent, evicting, 0, 0, 0, true, false, false};
   in_flight_++;
-  if (post_writes(slot) == 0) finish(slot);
+  if (post_writes(slot, targets) == 0) finish(slot);
   return Outcome::kUnderWay;
 }
 
-// Sends the slot's extent to as many nodes as are wanting.  Which ones depends on the extent, so
-// that each node gets its part; a node that is gone is replaced by the next.  Returns how many are
-// pending.
-uint32_t Evictor::post_writes(uint32_t slot) noexcept {
+// As many nodes as are wanting.  Which ones depends on the extent, so that each node gets its part;
+// a node that is gone is replaced by the next.
+uint32_t Evictor::choose_targets(const Writing& writing) noexcept {
+  uint32_t chosen = 0;
+  for (uint32_t i = 0; i < pager_->node_count; i++) {
+    if (bits_of(writing.acknowledged | writing.pending | chosen) >= pager_->replica_count) break;
+    uint32_t node = static_cast<uint32_t>((writing.extent + i) % pager_->node_count);
+    if ((writing.tried & 1U << node) == 0 && nodes_[node]->is_connected()) chosen |= 1U << node;
+  }
+  return chosen;
+}
+
+// Sends the slot's extent to the nodes; returns how many are pending.  REQUIRES: the word names
+// them, so that nothing of the extent is on a node that nobody will tell when it is given back.
+uint32_t Evictor::post_writes(uint32_t slot, uint32_t targets) noexcept {
   Writing& writing = writings_[slot];
   const char* copied = nullptr;
-  for (uint32_t i = 0; i < pager_->node_count; i++) {
-    if (bits_of(writing.acknowledged | writing.pending) >= pager_->replica_count) break;
-    uint32_t node = static_cast<uint32_t>((writing.extent + i) % pager_->node_count);
-    uint32_t bit = 1U << node;
-    if ((writing.tried & bit) != 0 || !nodes_[node]->is_connected()) continue;
-    writing.tried |= bit;
+  writing.tried |= targets;
+  for (uint32_t node = 0; node < pager_->node_count; node++) {
+    if ((targets & 1U << node) == 0) continue;
     char* buffer = nodes_[node]->buffer(slot);
     if (copied != nullptr) {
       std::memcpy(buffer, copied, kFarExtentBytes);
@@ -206,7 +216,7 @@ uint32_t Evictor::post_writes(uint32_t slot) noexcept {
     }
     copied = buffer;
     if (nodes_[node]->write(slot, writing.extent, writing.word.generation(), kFarExtentBytes))
-      writing.pending |= bit;
+      writing.pending |= 1U << node;
   }
   return bits_of(writing.pending);
 }
@@ -245,10 +255,14 @@ void Evictor::complete(uint32_t node, const NodeCompletion& completion) noexcept
     if (pager_->file.table().change(writing.extent, writing.word, higher)) writing.word = higher;
   }
   if (writing.pending != 0) return;
-  bool wants_more = !writing.is_release && !writing.is_void &&
-                    bits_of(writing.acknowledged) < pager_->replica_count &&
-                    pager_->file.table().load(writing.extent) == writing.word;
-  if (wants_more && post_writes(completion.slot) > 0) return;
+  if (!writing.is_release && !writing.is_void) {
+    uint32_t targets = choose_targets(writing);
+    ExtentWord next = writing.word.with_holders(writing.word.holders() | targets);
+    if (targets != 0 && pager_->file.table().change(writing.extent, writing.word, next)) {
+      writing.word = next;
+      if (post_writes(completion.slot, targets) > 0) return;
+    }
+  }
   finish(completion.slot);
 }
 
@@ -276,10 +290,10 @@ void Evictor::finish(uint32_t slot) noexcept {
   const uint32_t former = writing.word.holders();
   ExtentWord punching =
       writing.word.with(ExtentState::kPunching).with_holders(writing.acknowledged);
-  punch(writing.extent, writing.word, punching);
-  // Former holders that did not get this generation have space of it no more to give.
+  Outcome outcome = punch(writing.extent, writing.word, punching);
+  // Nodes that did not take this generation may have space of an earlier one to give back.
   uint32_t leftover = former & ~writing.acknowledged & live_nodes();
-  if (leftover != 0) start_release(slot, writing.extent, leftover);
+  if (outcome == Outcome::kDone && leftover != 0) start_release(slot, writing.extent, leftover);
 }
 
 void Evictor::start_release(uint32_t slot, uint64_t extent, uint32_t nodes) noexcept {

@@ -49,7 +49,8 @@ class Evictor {
   Outcome evict(uint64_t extent) noexcept;
   Outcome punch(uint64_t extent, ExtentWord from, ExtentWord punching) noexcept;
   Outcome start_write(uint64_t extent, ExtentWord word) noexcept;
-  uint32_t post_writes(uint32_t slot) noexcept;
+  uint32_t choose_targets(const Writing& writing) noexcept;
+  uint32_t post_writes(uint32_t slot, uint32_t targets) noexcept;
   void harvest(uint32_t wait_us) noexcept;
   void complete(uint32_t node, const NodeCompletion& completion) noexcept;
   void finish(uint32_t slot) noexcept;

@@ -11,7 +11,7 @@
 //   kIdle       all      no      -          the frames win; idle, clean if it was
 //   kFar        none     no      -          the nodes have `generation`; far
 //   kFetching   some     some    handler    frames that are there may have been written to and win;
-//                                           the others come from the nodes (no holders: are zero)
+//                                           the others come from the nodes (dirty: are zero)
 //   kMapping    all      some    handler    as kNear
 //   kUnmapping  all      some    evictor    as kNear
 //   kEvicting   all      no      evictor    as kNear: `generation` may or may not be on the nodes
@@ -70,7 +70,8 @@ struct ExtentWord {
   constexpr bool is_prefetched() const { return (bits & kPrefetchedBit) != 0; }
   // Idle, and in the evictor's queue.
   constexpr bool is_queued() const { return (bits & kQueuedBit) != 0; }
-  // Nodes, by index, that have `generation`.  None and clean: all zero.
+  // Nodes, by index.  Far or clean: those that have `generation`; none: it is all zero.  Dirty or
+  // given back: those that may have anything of the extent.
   constexpr uint32_t holders() const { return (bits >> kHoldersShift) & 0xFF; }
   // The greatest ever given to a node, 48 bits: 1,000 evictions a second for 8,900 years.
   constexpr uint64_t generation() const { return bits >> kGenerationShift; }

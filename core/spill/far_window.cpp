@@ -56,6 +56,8 @@ Error FarWindow::open(const FarRequest& request, Line& why) noexcept {
   request_ = request;
   why_ = &why;
   pager_.is_stopping.store(false);
+  has_rung_.store(false);
+  is_serving_ = false;
   result_ = Error::kBusy;
   uint32_t seen = started_.seen();
   {
@@ -81,6 +83,7 @@ void* FarWindow::pager_main(void* argument) noexcept {
   ::prctl(PR_SET_NAME, "far-handler");
   Error error = window->set_up();
   if (error == Error::kNone) {
+    window->is_serving_ = true;
     window->report(error);
     window->handlers_[0].handler.run();
     window->tear_down();
@@ -194,6 +197,10 @@ void FarWindow::tear_down() noexcept {
     if (one.is_running) pthread_join(one.thread, nullptr);
     one.is_running = false;
   }
+  while (is_serving_ && !has_rung_.load(std::memory_order_acquire)) {
+    uint32_t seen = rung_.seen();
+    if (!has_rung_.load(std::memory_order_acquire)) rung_.wait(seen, 1'000'000);
+  }
   // The mapping first: without the descriptor its missing pages would read as zeros.
   if (pager_.base != nullptr) sys::unmap(pager_.base, pager_.window_bytes + kDoorbellBytes);
   pager_.base = nullptr;
@@ -213,6 +220,9 @@ void FarWindow::close() noexcept {
   for (const HandlerThread& one : handlers_) running += one.is_running;
   const volatile char* doorbell = pager_.base + pager_.window_bytes;
   for (uint32_t i = 0; i < running; i++) (void)doorbell[i * kPageBytes];
+  // Only now may the mapping go, doorbell and all.
+  has_rung_.store(true, std::memory_order_release);
+  rung_.raise();
   pthread_join(pager_thread_, nullptr);
 }
 

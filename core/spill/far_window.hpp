@@ -114,6 +114,9 @@ class FarWindow {
   Line* why_ = nullptr;  // of open(), while it waits
   Error result_ = Error::kNone;
   Call started_;
+  bool is_serving_ = false;            // set_up() is through; owned by the pager's first thread
+  std::atomic<bool> has_rung_{false};  // close() touches nothing of the mapping any more
+  Call rung_;
 };
 
 }  // namespace btd

@@ -158,16 +158,18 @@ bool FaultHandler::map(uint64_t extent, ExtentWord word, const Fault& fault) noe
 bool FaultHandler::make_zero(uint64_t extent, ExtentWord word, bool is_write) noexcept {
   wait_for_room();
   ExtentTable& table = pager_->file.table();
-  // No holders: whoever is killed from here on leaves pages that are zero where they are missing.
-  ExtentWord fetching = word.with(ExtentState::kFetching).with_holders(0).with_dirty(false);
+  // Dirty, or without holders: whoever is killed from here on leaves pages that are zero where they
+  // are missing.  Nodes that were not told yet that the extent was given back stay in the word.
+  const bool is_dirty = is_write || word.holders() != 0;
+  ExtentWord fetching = word.with(ExtentState::kFetching).with_dirty(is_dirty);
   if (!table.change(extent, word, fetching)) return false;
   pager_->near_count.fetch_add(1, std::memory_order_relaxed);
+  count(pager_->stats.zeroed);
   // A fresh extent that is written to will be dirty as a whole anyway; one that is only read stays
   // zero, and costs nothing to evict.
-  fill(extent, kZeros, !is_write);
-  table.store(extent, fetching.with(ExtentState::kNear).with_dirty(is_write));
+  fill(extent, kZeros, !is_dirty);
+  table.store(extent, fetching.with(ExtentState::kNear));
   pager_->faults.wake(pager_->address_of(extent), kFarExtentBytes);
-  count(pager_->stats.zeroed);
   return true;
 }
 

@@ -43,6 +43,7 @@ bool finish(Node& node, uint32_t slot, NodeCompletion* completion) noexcept {
 ReattachDecision decide(ExtentWord word, uint32_t frames, NodeCopies copies,
                         uint32_t answered) noexcept {
   ExtentWord idle = word.with(ExtentState::kIdle).with_prefetched(false).with_queued(false);
+  const bool is_zero_fill = word.is_dirty() || word.holders() == 0;  // of kFetching
   switch (word.state()) {
     case ExtentState::kNear:
     case ExtentState::kMapping:
@@ -54,8 +55,8 @@ ReattachDecision decide(ExtentWord word, uint32_t frames, NodeCopies copies,
     case ExtentState::kIdle:
       break;
     case ExtentState::kFetching:
-      if (frames == 0 && word.holders() != 0) return decide_far(word, copies, answered);
-      if (frames == 0) return {Reattach::kPunch, word.with(ExtentState::kZero)};
+      if (frames == 0 && !is_zero_fill) return decide_far(word, copies, answered);
+      if (frames == 0) return {Reattach::kPunch, word.with(ExtentState::kZero).with_dirty(false)};
       idle = idle.with_dirty(true);
       break;
     case ExtentState::kPunching:
@@ -88,8 +89,7 @@ ReattachDecision decide(ExtentWord word, uint32_t frames, NodeCopies copies,
     bool is_dirty = next.is_dirty() || (holders == 0 && word.holders() != 0);
     return {Reattach::kKeep, next.with_dirty(is_dirty).with_holders(holders)};
   }
-  if (word.state() == ExtentState::kFetching && word.holders() == 0)
-    return {Reattach::kMerge, next.with_holders(0)};
+  if (word.state() == ExtentState::kFetching && is_zero_fill) return {Reattach::kFillZero, next};
   ReattachDecision far = decide_far(word, copies, answered);
   if (far.action == Reattach::kLost || copies.generation > word.generation())
     return {Reattach::kLost, far.word.with(ExtentState::kPoisoned)};
@@ -149,10 +149,10 @@ class Copies {
 
 // The extent's missing pages, from a holder.
 bool merge(FarFile& file, uint64_t extent, ExtentWord word, uint32_t frames, uint64_t generation,
-           Node* const* nodes, uint32_t node_count) noexcept {
+           Node* const* nodes, uint32_t node_count, bool is_zero_fill) noexcept {
   static const char zeros[kPage] = {};
   const char* from = nullptr;
-  for (uint32_t i = 0; i < node_count && from == nullptr; i++) {
+  for (uint32_t i = 0; i < node_count && from == nullptr && !is_zero_fill; i++) {
     NodeCompletion completion{};
     if ((word.holders() & 1U << i) != 0 && nodes[i]->is_connected() &&
         nodes[i]->read(0, extent, generation) && finish(*nodes[i], 0, &completion) &&
@@ -160,7 +160,7 @@ bool merge(FarFile& file, uint64_t extent, ExtentWord word, uint32_t frames, uin
       from = nodes[i]->buffer(0);
     }
   }
-  if (from == nullptr && word.holders() != 0) return false;
+  if (from == nullptr && !is_zero_fill) return false;
   for (uint32_t page = 0; page < kPagesPerExtent; page++) {
     if ((frames & 1U << page) != 0) continue;
     if (!file.write_page(extent, page, from == nullptr ? zeros : from + page * kPage)) return false;
@@ -189,15 +189,18 @@ Error reattach(FarFile& file, bool is_found, Node* const* nodes, uint32_t node_c
     if (word == ExtentWord{} && copy.generation == 0) continue;
     uint32_t frames = is_found ? file.frames(extent) : 0;
     ReattachDecision decision = decide(word, frames, copy, answered);
-    if (decision.action == Reattach::kMerge &&
-        !merge(file, extent, decision.word, frames, word.generation(), nodes, node_count)) {
+    const bool is_zero_fill = decision.action == Reattach::kFillZero;
+    const bool is_merge = decision.action == Reattach::kMerge || is_zero_fill;
+    if (is_merge && !merge(file, extent, decision.word, frames, word.generation(), nodes,
+                           node_count, is_zero_fill)) {
       // A holder that is only away may have it: nothing is decided until it is back.
       if ((decision.word.holders() & ~answered) != 0) return Error::kBusy;
       decision = {Reattach::kLost, word.with(ExtentState::kPoisoned)};
     }
     // Frames that nobody will use go before the word says so: a kill in between leaves what can be
     // decided again.
-    bool has_frames = decision.action == Reattach::kKeep || decision.action == Reattach::kMerge;
+    bool has_frames =
+        decision.action == Reattach::kKeep || decision.action == Reattach::kMerge || is_zero_fill;
     if (!has_frames && frames != 0) file.punch(extent);
     table.store(extent, decision.word);
     counts->near += has_frames;

@@ -14,10 +14,11 @@
 namespace btd {
 
 enum class Reattach : uint8_t {
-  kKeep,   // take the word as it is given; frames stay
-  kPunch,  // take the word, and the frames that may be left are of no use
-  kMerge,  // frames that are missing come from a holder (from nobody: are zero); those here win
-  kLost,   // part of it is nowhere
+  kKeep,      // take the word as it is given; frames stay
+  kPunch,     // take the word, and the frames that may be left are of no use
+  kMerge,     // frames that are missing come from a holder; those here win
+  kFillZero,  // frames that are missing are zero; those here win
+  kLost,      // part of it is nowhere
 };
 
 struct ReattachDecision {
