@@ -244,6 +244,12 @@ void FarWindow::discard(uint64_t extent) noexcept {
             word.state() != ExtentState::kFar && word.state() != ExtentState::kPoisoned;
         if (word.state() != ExtentState::kFar)
           sys::advise(pager_.extent_at(extent), kFarExtentBytes, MADV_REMOVE);
+        if (word.state() == ExtentState::kPoisoned) {
+          // The poison is in the page table, where MADV_REMOVE leaves it.
+          if (!pager_.faults.features().can_poison)
+            sys::protect(pager_.extent_at(extent), kFarExtentBytes, PROT_READ | PROT_WRITE);
+          sys::advise(pager_.extent_at(extent), kFarExtentBytes, MADV_DONTNEED);
+        }
         if (has_frames) pager_.near_count.fetch_sub(1, std::memory_order_relaxed);
         // The holders stay in the word until the evictor has told them.
         table.store(extent, word.with(ExtentState::kZero)

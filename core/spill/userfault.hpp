@@ -79,6 +79,7 @@ class Userfault {
 
   int descriptor_ = -1;
   int pagemap_ = -1;
+  bool can_read_both_ways_ = false;
   UserfaultFeatures features_{};
 };
 

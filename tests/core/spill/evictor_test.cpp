@@ -208,6 +208,21 @@ BOOST_FIXTURE_TEST_CASE(a_full_or_dead_node_is_replaced_by_the_next, Fixture) {
   BOOST_TEST(far.stats().poisoned.load() == 0U);
 }
 
+BOOST_FIXTURE_TEST_CASE(an_unanswered_write_is_made_again_elsewhere_or_later, Fixture) {
+  stores[0]->drop_writes = 3;
+  stores[1]->drop_writes = 1;
+  test::Far far(scratch.file("far"), stores, 64, 16);
+  far.request.lost_wait_ms = 10'000;
+  far.must_open();
+  for (uint64_t round = 0; round < 3; round++) {
+    for (uint64_t i = 0; i < 64; i++) test::fill(far.at(i), kFarExtentBytes, i + round);
+    for (uint64_t i = 0; i < 64; i++)
+      BOOST_TEST(test::is_filled(far.at(i), kFarExtentBytes, i + round));
+  }
+  BOOST_TEST(stores[0]->drop_writes + stores[1]->drop_writes == 0U);
+  BOOST_TEST(far.stats().poisoned.load() == 0U);
+}
+
 BOOST_FIXTURE_TEST_CASE(a_clean_extent_with_too_few_replicas_gets_another, Fixture) {
   stores[1]->is_dead = true;
   test::Far far(scratch.file("far"), stores, 64, 16);

@@ -38,10 +38,12 @@ class FakeStore {
   size_t capacity = SIZE_MAX;  // extents
 
   // What goes wrong.  May be set at any time.
-  std::atomic<bool> is_dead{false};       // connections are lost, and none can be made
-  std::atomic<bool> is_fenced{false};     // answers kFenced to everything
-  std::atomic<uint32_t> drop_next{0};     // so many operations are never answered: kTimeout
-  std::atomic<bool> fails_writes{false};  // takes nothing, says kNoSpace
+  std::atomic<bool> is_dead{false};    // connections are lost, and none can be made
+  std::atomic<bool> is_fenced{false};  // answers kFenced to everything
+  // So many are never answered: kTimeout.
+  std::atomic<uint32_t> drop_reads{0};
+  std::atomic<uint32_t> drop_writes{0};
+  std::atomic<bool> fails_writes{false};           // takes nothing, says kNoSpace
   std::atomic<bool> lies_about_generation{false};  // gives what it has under a higher number
 
   // What happened.
@@ -170,10 +172,15 @@ class FakeNode final : public Node {
     operation.is_posted = true;
     operation.posted_us = clock_us();
     operation.due_us = operation.posted_us + store_.delay_us;
-    uint32_t drops = store_.drop_next;
-    operation.is_dropped = drops > 0 && store_.drop_next.compare_exchange_strong(drops, drops - 1);
+    if (operation.kind == Kind::kRead) operation.is_dropped = take(store_.drop_reads);
+    if (operation.kind == Kind::kWrite) operation.is_dropped = take(store_.drop_writes);
     operations_[slot] = operation;
     return true;
+  }
+
+  static bool take(std::atomic<uint32_t>& drops) {
+    uint32_t left = drops;
+    return left > 0 && drops.compare_exchange_strong(left, left - 1);
   }
 
   bool is_timed_out(uint64_t now) const {
