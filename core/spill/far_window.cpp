@@ -1,15 +1,14 @@
 #include "core/spill/far_window.hpp"
 
 #include <sched.h>
-#include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
 
 #include "core/base/sys.hpp"
+#include "core/spill/descriptors.hpp"
 
 namespace btd {
 namespace {
@@ -17,34 +16,6 @@ namespace {
 constexpr size_t kDoorbellBytes = kFarExtentBytes;
 constexpr uint32_t kConnectMs = 1000;
 constexpr uint64_t kNearMin = 16;  // extents: a fetch ahead and a queue need some
-
-// A table of descriptors that only the pager's threads have.  The program may close all of its own
-// (daemons do), and sees none of ours.
-bool own_descriptors() noexcept {
-  if (::unshare(CLONE_FILES) != 0) return false;
-  // Ours is a copy: without this, pipes and sockets that the program closes would stay open.
-  // Standard error stays, for log lines.
-  sys::close(0);
-  sys::close(1);
-  return ::syscall(SYS_close_range, 3U, ~0U, 0U) == 0;
-}
-
-// Signals are the program's: none of its handlers may run on our threads, where one that touches
-// the window would wait for itself.
-class SignalsBlocked {
- public:
-  SignalsBlocked() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  SignalsBlocked(const SignalsBlocked&) = delete;
-  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
-  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-
- private:
-  sigset_t before_;
-};
 
 }  // namespace
 
@@ -187,6 +158,8 @@ Error FarWindow::map_window() noexcept {
     error = pager_.faults.open(false, *why_);
     if (error == Error::kNone) error = pager_.faults.watch(pager_.base, bytes, true);
   }
+  if (error == Error::kNone)
+    pager_.maps_protected = pager_.faults.can_map_protected(pager_.base + pager_.window_bytes);
   return error;
 }
 

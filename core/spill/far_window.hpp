@@ -79,6 +79,7 @@ class FarWindow {
 
   // In a forked child, whose pager's threads do not exist: forgets them.  The window's addresses
   // are taken by a mapping that may not be touched, so that no other mapping comes to lie there.
+  // First thing in the child, before anything is mapped.
   void forget_in_child() noexcept;
 
   // For tests and tools that look inside.

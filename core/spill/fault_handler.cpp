@@ -121,7 +121,7 @@ bool FaultHandler::map(uint64_t extent, ExtentWord word, const Fault& fault) noe
   ExtentWord next = word.with(ExtentState::kNear).with_prefetched(false).with_queued(false);
   if (is_idle) {
     // A clean one stays protected, if it is not written to right now.
-    bool is_protected = !word.is_dirty() && !fault.is_write && pager_->tracks_async;
+    bool is_protected = !word.is_dirty() && !fault.is_write && pager_->maps_protected;
     next = next.with_dirty(word.is_dirty() || !is_protected);
     pager_->faults.map_frames(address, kFarExtentBytes, is_protected);
     count(pager_->stats.reactivated);
@@ -161,7 +161,7 @@ bool FaultHandler::make_zero(uint64_t extent, ExtentWord word, bool is_write) no
   // Dirty, or without holders: whoever is killed from here on leaves pages that are zero where they
   // are missing.  Nodes that were not told yet that the extent was given back stay in the word.
   const bool is_dirty = is_write || word.holders() != 0;
-  ExtentWord fetching = word.with(ExtentState::kFetching).with_dirty(is_dirty);
+  ExtentWord fetching = word.fetching().with_dirty(is_dirty);
   if (!table.change(extent, word, fetching)) return false;
   pager_->near_count.fetch_add(1, std::memory_order_relaxed);
   count(pager_->stats.zeroed);
@@ -178,7 +178,7 @@ bool FaultHandler::start_fetch(uint64_t extent, ExtentWord word, const Fault& fa
   uint32_t slot = free_slot();
   ExtentTable& table = pager_->file.table();
   // A kill leaves kFetching: frames that are there win, the others are fetched again.
-  if (!table.change(extent, word, word.with(ExtentState::kFetching))) return false;
+  if (!table.change(extent, word, word.fetching())) return false;
   pager_->near_count.fetch_add(1, std::memory_order_relaxed);
   fetches_[slot] = {extent, 0, 0, true, true, false, fault.is_write, 0};
   in_flight_++;
@@ -203,8 +203,7 @@ void FaultHandler::prefetch(const Run& run) noexcept {
     }
     ExtentWord word = table.load(extent);
     bool is_first = i == 0;
-    if (word.state() != ExtentState::kFar ||
-        !table.change(extent, word, word.with(ExtentState::kFetching))) {
+    if (word.state() != ExtentState::kFar || !table.change(extent, word, word.fetching())) {
       if (is_first) return;  // nobody would see the run being touched
       continue;
     }
@@ -339,7 +338,8 @@ void FaultHandler::install(uint32_t slot) noexcept {
   count(pager_->stats.fetched);
   if (!fetch.is_wanted) count(pager_->stats.prefetched);
 
-  if (fetch.is_marker && !fetch.is_wanted && pager_->file.write(fetch.extent, data)) {
+  if (fetch.is_marker && !fetch.is_wanted && pager_->maps_protected &&
+      pager_->file.write(fetch.extent, data)) {
     // Frames without a mapping: the first touch is a fault, and says that the run is used.
     table.store(fetch.extent,
                 word.with(ExtentState::kIdle).with_dirty(false).with_prefetched(true));

@@ -78,6 +78,7 @@ struct Pager {
   uint32_t node_count = 0;
   uint32_t replica_count = 0;
   bool tracks_async = false;
+  bool maps_protected = false;  // what is clean can be mapped again and stay so
   bool may_prefetch = false;
   uint32_t lost_wait_ms = 0;  // how long a fault waits for a holder that is gone
 

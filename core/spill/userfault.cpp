@@ -221,7 +221,6 @@ Error Userfault::zero(uint64_t to, size_t size_bytes) noexcept {
 }
 
 Error Userfault::map_frames(uint64_t start, size_t size_bytes, bool is_protected) noexcept {
-  BTD_ASSERT(!is_protected || features_.can_track_async);
   return fill(size_bytes, [&](size_t offset, size_t length) noexcept -> long {
     uffdio_continue argument{};
     argument.range = {start + offset, length};
@@ -282,6 +281,15 @@ bool Userfault::was_clean(uint64_t start, size_t size_bytes) noexcept {
   uint64_t clean_bytes = 0;
   for (int i = 0; i < count; i++) clean_bytes += found[i].end - found[i].start;
   return clean_bytes == size_bytes;
+}
+
+bool Userfault::can_map_protected(char* page) noexcept {
+  const auto address = reinterpret_cast<uint64_t>(page);
+  if (zero(address, kPageBytes) != Error::kNone) return false;
+  sys::advise(page, kPageBytes, MADV_DONTNEED);
+  bool is_mapped = map_frames(address, kPageBytes, true) == Error::kNone;
+  sys::advise(page, kPageBytes, MADV_REMOVE);
+  return is_mapped;
 }
 
 bool Userfault::proves_tracking(char* page) noexcept {

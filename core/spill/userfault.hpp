@@ -56,7 +56,7 @@ class Userfault {
   // as it is.  ERRORS: kNoMemory no frame to be had, kIo anything else.
   Error copy(uint64_t to, const void* from, size_t size_bytes, bool is_protected) noexcept;
   Error zero(uint64_t to, size_t size_bytes) noexcept;
-  // Maps pages whose frames are in the file.
+  // Maps pages whose frames are in the file.  ERRORS: kIo it cannot protect them.
   Error map_frames(uint64_t start, size_t size_bytes, bool is_protected) noexcept;
 
   Error unprotect(uint64_t start, size_t size_bytes) noexcept;
@@ -69,6 +69,8 @@ class Userfault {
   // and so was not written to.  REQUIRES: can_track_async.
   bool was_clean(uint64_t start, size_t size_bytes) noexcept;
 
+  // Whether map_frames() can protect (6.4), tried on one page as below.
+  bool can_map_protected(char* page) noexcept;
   // Tries was_clean() on one page of the watched range, which it leaves without a frame: a kernel
   // that says "clean" of a written page would lose data, so believe none.  REQUIRES: nobody else
   // uses the page.
