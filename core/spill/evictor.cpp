@@ -16,6 +16,7 @@ constexpr uint32_t kConnectMs = 100;
 // that were given back.
 constexpr uint32_t kIdleWaitUs = 200'000;
 constexpr uint32_t kStuckWaitUs = 20'000;
+constexpr uint64_t kUnmapMax = 16;        // extents a call
 constexpr uint64_t kReleaseLook = 65536;  // words a round: 4 GiB of window, 30 us
 
 uint32_t bits_of(uint32_t mask) { return static_cast<uint32_t>(__builtin_popcount(mask)); }
@@ -89,42 +90,61 @@ bool Evictor::make_room() noexcept {
 // The hand goes on until the queue is full or it has been around.
 void Evictor::make_idle() noexcept {
   ExtentTable& table = pager_->file.table();
-  for (uint64_t i = 0; i < table.count() && queue_tail_ - queue_head_ < queue_count_; i++) {
-    uint64_t extent = hand_;
-    hand_ = hand_ + 1 == table.count() ? 0 : hand_ + 1;
+  uint64_t looked = 0;
+  while (looked < table.count() && queue_tail_ - queue_head_ < queue_count_) {
+    const uint64_t extent = hand_;
     ExtentWord word = table.load(extent);
-    // Idle and not queued: fetched ahead, or left behind by a write-back that failed.
-    bool is_ready = word.state() == ExtentState::kNear ? unmap(extent)
-                    : word.state() == ExtentState::kIdle && !word.is_queued()
-                        ? table.change(extent, word, word.with_queued(true))
-                        : false;
-    if (is_ready) queue_[queue_tail_++ % queue_count_] = extent;
+    uint64_t passed = 1;
+    if (word.state() == ExtentState::kNear) {
+      passed = unmap(extent, min(queue_count_ - (queue_tail_ - queue_head_), kUnmapMax));
+    } else if (word.state() == ExtentState::kIdle && !word.is_queued()) {
+      // Fetched ahead, or left behind by a write-back that failed.
+      if (table.change(extent, word, word.with_queued(true)))
+        queue_[queue_tail_++ % queue_count_] = extent;
+    }
+    looked += passed;
+    hand_ = extent + passed >= table.count() ? 0 : extent + passed;
   }
 }
 
-// Steps 1 and 2.  A kill in here leaves kUnmapping or kIdle, with all frames: they win.
-bool Evictor::unmap(uint64_t extent) noexcept {
+// Steps 1 and 2, for near extents side by side: one call unmaps 16 extents for what 5 calls cost.
+// A kill in here leaves kUnmapping or kIdle, with all frames: they win.  Queues what is idle then;
+// returns how many extents the hand has passed.
+uint64_t Evictor::unmap(uint64_t first, uint64_t count_max) noexcept {
   ExtentTable& table = pager_->file.table();
-  ExtentWord word = table.load(extent);
-  ExtentWord unmapping = word.with(ExtentState::kUnmapping);
-  if (word.state() != ExtentState::kNear || !table.change(extent, word, unmapping)) return false;
+  ExtentWord words[kUnmapMax];
+  uint64_t count = 0;
+  while (count < count_max && first + count < table.count()) {
+    ExtentWord word = table.load(first + count);
+    if (word.state() != ExtentState::kNear ||
+        !table.change(first + count, word, word.with(ExtentState::kUnmapping))) {
+      break;
+    }
+    words[count++] = word;
+  }
+  if (count == 0) return 1;
 
-  int result = sys::advise(pager_->extent_at(extent), kFarExtentBytes, MADV_DONTNEED);
-  if (result != 0) {
-    // Locked by mlock: it stays near, as the program wants.
-    count(pager_->stats.locked);
-    table.change(extent, unmapping, word);
-    return false;
+  int result = sys::advise(pager_->extent_at(first), count * kFarExtentBytes, MADV_DONTNEED);
+  for (uint64_t i = 0; i < count; i++) {
+    const uint64_t extent = first + i;
+    const ExtentWord unmapping = words[i].with(ExtentState::kUnmapping);
+    // One of them may be locked by mlock: it stays near, as the program wants.
+    if (result != 0 &&
+        sys::advise(pager_->extent_at(extent), kFarExtentBytes, MADV_DONTNEED) != 0) {
+      pager_->stats.locked.fetch_add(1, std::memory_order_relaxed);
+      table.change(extent, unmapping, words[i]);
+      continue;
+    }
+    // Without the kernel's own notes the bit is exact: whoever writes sets it before the page
+    // becomes writable.
+    bool is_dirty = words[i].is_dirty();
+    if (!is_dirty && pager_->tracks_async)
+      is_dirty = !pager_->faults.was_clean(pager_->address_of(extent), kFarExtentBytes);
+    // Fails if a fault has overtaken us; then it is near, and the look is worth nothing.
+    ExtentWord idle = unmapping.with(ExtentState::kIdle).with_dirty(is_dirty).with_queued(true);
+    if (table.change(extent, unmapping, idle)) queue_[queue_tail_++ % queue_count_] = extent;
   }
-  // Without the kernel's own notes the bit is exact: whoever writes sets it before the page becomes
-  // writable.
-  bool is_dirty = word.is_dirty();
-  if (!is_dirty && pager_->tracks_async) {
-    is_dirty = !pager_->faults.was_clean(pager_->address_of(extent), kFarExtentBytes);
-  }
-  // Fails if a fault has overtaken us; then it is near, and the look is worth nothing.
-  return table.change(extent, unmapping,
-                      unmapping.with(ExtentState::kIdle).with_dirty(is_dirty).with_queued(true));
+  return count;
 }
 
 Evictor::Outcome Evictor::evict(uint64_t extent) noexcept {

@@ -45,7 +45,7 @@ class Evictor {
 
   bool make_room() noexcept;
   void make_idle() noexcept;
-  bool unmap(uint64_t extent) noexcept;
+  uint64_t unmap(uint64_t first, uint64_t count_max) noexcept;
   Outcome evict(uint64_t extent) noexcept;
   Outcome punch(uint64_t extent, ExtentWord from, ExtentWord punching) noexcept;
   Outcome start_write(uint64_t extent, ExtentWord word) noexcept;

@@ -91,14 +91,15 @@ Error FarWindow::set_up() noexcept {
   error = pager_.faults.open(request_.tracks_async, *why_);
   if (error != Error::kNone) return error;
 
-  pager_.near_max = max(request_.near_bytes / kFarExtentBytes, kNearMin);
-  pager_.near_high = pager_.near_max * 9 / 10;
-  pager_.near_low = pager_.near_max * 3 / 4;
+  const uint64_t near_max = max(request_.near_bytes / kFarExtentBytes, kNearMin);
+  pager_.near_max = near_max;
+  pager_.near_high = near_max * 9 / 10;
+  pager_.near_low = near_max * 3 / 4;
   pager_.node_count = request_.node_count;
   pager_.replica_count = request_.replica_count;
   pager_.may_prefetch = request_.may_prefetch;
   pager_.lost_wait_ms = request_.lost_wait_ms;
-  queue_count_ = max(pager_.near_max / 8, uint64_t{8});
+  queue_count_ = max(near_max / 8, uint64_t{8});
   intptr_t queue = sys::map(nullptr, queue_count_ * sizeof(uint64_t), PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
   if (queue < 0) return Error::kNoMemory;

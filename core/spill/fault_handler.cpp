@@ -79,6 +79,8 @@ void FaultHandler::serve_extent(uint64_t extent, const Fault& fault) noexcept {
             fetch.is_wanted = true;
             fetch.is_write = fault.is_write;
             ahead_--;
+            // The program has caught up with us: the next run at once, or the link would rest.
+            if (fetch.is_marker) hit(extent);
           }
         }
         return;
@@ -145,14 +147,18 @@ bool FaultHandler::map(uint64_t extent, ExtentWord word, const Fault& fault) noe
   table.store(extent, next);
   pager_->faults.wake(address, kFarExtentBytes);
 
-  if (was_marker && pager_->may_prefetch) {
-    count(pager_->stats.runs_hit);
-    pager_->trend_lock.lock();
-    Run run = pager_->trend.hit(extent);
-    pager_->trend_lock.unlock();
-    prefetch(run);
-  }
+  if (was_marker) hit(extent);
   return true;
+}
+
+// The first extent of a run was touched: the run is used, and the next one is fetched.
+void FaultHandler::hit(uint64_t extent) noexcept {
+  count(pager_->stats.runs_hit);
+  if (!pager_->may_prefetch) return;
+  pager_->trend_lock.lock();
+  Run run = pager_->trend.hit(extent);
+  pager_->trend_lock.unlock();
+  prefetch(run);
 }
 
 bool FaultHandler::make_zero(uint64_t extent, ExtentWord word, bool is_write) noexcept {

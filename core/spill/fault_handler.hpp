@@ -42,6 +42,7 @@ class FaultHandler {
   bool map(uint64_t extent, ExtentWord word, const Fault& fault) noexcept;
   bool make_zero(uint64_t extent, ExtentWord word, bool is_write) noexcept;
   bool start_fetch(uint64_t extent, ExtentWord word, const Fault& fault) noexcept;
+  void hit(uint64_t extent) noexcept;
   void prefetch(const Run& run) noexcept;
   void wait_for_room() noexcept;
 

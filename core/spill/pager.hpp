@@ -72,16 +72,17 @@ struct Pager {
   Userfault faults;
   char* base = nullptr;
   uint64_t window_bytes = 0;
-  uint64_t near_max = 0;   // extents
-  uint64_t near_high = 0;  // above it the evictor starts
-  uint64_t near_low = 0;   // down to it
   uint32_t node_count = 0;
   uint32_t replica_count = 0;
   bool tracks_async = false;
   bool maps_protected = false;  // what is clean can be mapped again and stay so
-  bool may_prefetch = false;
-  uint32_t lost_wait_ms = 0;  // how long a fault waits for a holder that is gone
+  uint32_t lost_wait_ms = 0;    // how long a fault waits for a holder that is gone
 
+  // In extents.  May be changed at any time.
+  std::atomic<uint64_t> near_max{0};
+  std::atomic<uint64_t> near_high{0};  // above it the evictor starts
+  std::atomic<uint64_t> near_low{0};   // down to it
+  std::atomic<bool> may_prefetch{false};
   // Frames of how many extents are here.
   std::atomic<uint64_t> near_count{0};
   std::atomic<bool> is_stopping{false};

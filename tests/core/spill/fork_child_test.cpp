@@ -54,7 +54,9 @@ struct Fixture {
   // comes to an end.
   void rest() {
     auto& pager = far.window->pager();
-    pager.near_low = pager.near_high = pager.near_max = kExtents;
+    pager.near_low = kExtents;
+    pager.near_high = kExtents;
+    pager.near_max = kExtents;
     test::Far::wait_until([&] {
       for (uint64_t i = 0; i < kExtents; i++) {
         ExtentState state = far.state(i).state();
