@@ -96,7 +96,8 @@ BOOST_FIXTURE_TEST_CASE(nodes_that_die_and_return_at_random_lose_nothing, Fixtur
   std::mt19937_64 random(test::seed() + 1);
   std::vector<uint64_t> mark(kExtents);
   for (uint64_t i = 0; i < kExtents; i++) mark[i] = i;
-  for (int i = 0; i < 1500; i++) {
+  // At least so long that some reads were under way when their node died.
+  for (int i = 0; i < 1500 || far->stats().reads_retried < 3; i++) {
     uint64_t extent = random() % kExtents;
     wrong += !test::is_filled(far->at(extent), kFarExtentBytes, mark[extent]);
     if (random() % 2 == 0) {
