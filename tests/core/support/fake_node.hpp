@@ -33,9 +33,9 @@ class FakeStore {
   };
 
   // Constant while connections are used.
-  uint32_t delay_us = 0;       // of each operation
-  bool checks = true;          // checksums; the benchmark has none
-  size_t capacity = SIZE_MAX;  // extents
+  std::atomic<uint32_t> delay_us{0};  // of each operation
+  bool checks = true;                 // checksums; the benchmark has none
+  size_t capacity = SIZE_MAX;         // extents
 
   // What goes wrong.  May be set at any time.
   std::atomic<bool> is_dead{false};    // connections are lost, and none can be made
