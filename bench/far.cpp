@@ -12,6 +12,7 @@
 // pager.  One JSON line a result.
 
 #include <dirent.h>
+#include <errno.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -226,7 +227,19 @@ class Bare {
       copy.dst = message.arg.pagefault.address & ~(bare->unit_ - 1);
       copy.src = reinterpret_cast<uint64_t>(bare->data_);
       copy.len = bare->unit_;
-      ioctl(bare->descriptor_, UFFDIO_COPY, &copy);
+      // It may stop in the middle; what is there already only needs a wake-up.
+      while (ioctl(bare->descriptor_, UFFDIO_COPY, &copy) != 0) {
+        if (errno != EAGAIN) {
+          uffdio_range range{copy.dst, copy.len};
+          ioctl(bare->descriptor_, UFFDIO_WAKE, &range);
+          break;
+        }
+        if (copy.copy > 0) {
+          copy.dst += static_cast<uint64_t>(copy.copy);
+          copy.src += static_cast<uint64_t>(copy.copy);
+          copy.len -= static_cast<uint64_t>(copy.copy);
+        }
+      }
       if (message.arg.pagefault.address >=
           reinterpret_cast<uint64_t>(bare->base) + bare->bytes_ - bare->unit_)
         return nullptr;
