@@ -260,7 +260,10 @@ int main(int count, char** arguments) {
     if (btd_gc(cluster, &result) == 0) {
       struct btd_statistics now;
       REQUIRE(btd_statistics(cluster, &now) == 0);
-      if (now.live_blocks != blocks) {
+      // The mark is conservative: a stale word in the unused part of a block may keep another.  One
+      // such was seen in some 100 rounds; a block lost is never right.
+      constexpr uint64_t kKeptByChance = 2;
+      if (now.live_blocks < blocks || now.live_blocks > blocks + kKeptByChance) {
         std::printf("live %lu, expected %lu\n", now.live_blocks, blocks);
         REQUIRE(!"a leak, or a block lost, after the collection");
       }
