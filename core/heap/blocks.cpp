@@ -107,11 +107,7 @@ Reservation Arena::reserve(ThreadCache& cache, size_t size_bytes, size_t alignme
 
 void Arena::commit(const Reservation& reservation) {
   if (is_strict_) deferred_.settle(*persist_);
-  if (reservation.state_bytes == sizeof(uint8_t)) {
-    publish(static_cast<uint8_t*>(reservation.state), static_cast<uint8_t>(reservation.live));
-  } else {
-    publish(static_cast<uint16_t*>(reservation.state), reservation.live);
-  }
+  publish_state(reservation.state, reservation.state_bytes, reservation.live);
   if (is_strict_) state_persist_->persist(reservation.state, reservation.state_bytes);
 }
 
@@ -131,11 +127,7 @@ void* Arena::allocate(ThreadCache& cache, size_t size_bytes, size_t alignment, b
 // The commit of a free.
 void Arena::free_state(void* state, size_t state_bytes) {
   if (is_strict_) deferred_.settle(*persist_);
-  if (state_bytes == sizeof(uint8_t)) {
-    publish<uint8_t>(static_cast<uint8_t*>(state), kStateFree);
-  } else {
-    publish<uint16_t>(static_cast<uint16_t*>(state), 0);
-  }
+  publish_state(state, state_bytes, kStateFree);
   if (is_strict_) state_persist_->persist(state, state_bytes);
 }
 

@@ -62,4 +62,13 @@ void publish(T* media, T value) noexcept {
   around_store(media, sizeof(T));
 }
 
+// Stores a block's state whole: one byte of a small block, two of a large one.
+inline void publish_state(void* state, size_t state_bytes, uint16_t value) noexcept {
+  if (state_bytes == sizeof(uint8_t)) {
+    publish(static_cast<uint8_t*>(state), static_cast<uint8_t>(value));
+  } else {
+    publish(static_cast<uint16_t*>(state), value);
+  }
+}
+
 }  // namespace btd

@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "core/base/units.hpp"
 #include "core/persist/layout.hpp"
@@ -37,6 +38,13 @@ constexpr size_t record_bytes(size_t payload_bytes) {
 
 inline const char* payload_of(const LogRecord* record) {
   return reinterpret_cast<const char*>(record + 1);
+}
+
+// REQUIRES: the record is of kAlloc or kFree, and has a whole payload.
+inline AllocPayload alloc_payload_of(const LogRecord* record) {
+  AllocPayload payload;
+  std::memcpy(&payload, record + 1, sizeof(payload));
+  return payload;
 }
 
 inline uint32_t first_chain(uint64_t sequence) { return crc32c(&sequence, sizeof(sequence)); }

@@ -13,12 +13,6 @@ struct Open {
   bool is_good = true;
 };
 
-AllocPayload alloc_payload_of(const LogRecord* record) {
-  AllocPayload payload;
-  std::memcpy(&payload, record + 1, sizeof(payload));
-  return payload;
-}
-
 bool is_in(uint64_t offset, uint64_t size_bytes, uint64_t first, uint64_t bytes) {
   return offset >= first && offset - first <= bytes && size_bytes <= bytes - (offset - first);
 }
@@ -74,14 +68,6 @@ Open look_at(const ArenaHeader& header, const char* file, uint32_t lane) {
   return open;
 }
 
-void store_state(char* state, uint16_t state_bytes, uint16_t value) {
-  if (state_bytes == sizeof(uint8_t)) {
-    publish(reinterpret_cast<uint8_t*>(state), static_cast<uint8_t>(value));
-  } else {
-    publish(reinterpret_cast<uint16_t*>(state), value);
-  }
-}
-
 // One record forward (what waits is stored) or back (what was kept is put back, a state is as
 // before).
 void replay(Arena& arena, const LogRecord* record, bool is_forward) {
@@ -94,7 +80,7 @@ void replay(Arena& arena, const LogRecord* record, bool is_forward) {
     AllocPayload payload = alloc_payload_of(record);
     bool is_live = is_forward == (kind == RecordKind::kAlloc);
     changed_bytes = payload.state_bytes;
-    store_state(target, payload.state_bytes, is_live ? payload.live : 0);
+    publish_state(target, payload.state_bytes, is_live ? payload.live : 0);
   } else {
     return;
   }

@@ -25,20 +25,6 @@ void store(char* target, const void* bytes, size_t size_bytes) {
   }
 }
 
-void store_state(char* state, const AllocPayload& payload, uint16_t value) {
-  if (payload.state_bytes == sizeof(uint8_t)) {
-    publish(reinterpret_cast<uint8_t*>(state), static_cast<uint8_t>(value));
-  } else {
-    publish(reinterpret_cast<uint16_t*>(state), value);
-  }
-}
-
-AllocPayload alloc_payload_of(const LogRecord* record) {
-  AllocPayload payload;
-  std::memcpy(&payload, record + 1, sizeof(payload));
-  return payload;
-}
-
 }  // namespace
 
 // --- The log
@@ -315,7 +301,7 @@ void Transaction::apply() const {
       persist.flush(target, record->length_bytes);
     } else if (kind == RecordKind::kAlloc || kind == RecordKind::kFree) {
       AllocPayload payload = alloc_payload_of(record);
-      store_state(target, payload, kind == RecordKind::kAlloc ? payload.live : 0);
+      publish_state(target, payload.state_bytes, kind == RecordKind::kAlloc ? payload.live : 0);
       persist.flush(target, payload.state_bytes);
     }
   });
