@@ -9,15 +9,13 @@
 
 namespace btd {
 
-using wire::Type;
-
-uint64_t steady_clock_ms() noexcept {
+uint64_t steady_clock_us() noexcept {
   timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1000 + static_cast<uint64_t>(now.tv_nsec) / 1000000;
+  return static_cast<uint64_t>(now.tv_sec) * 1000000 + static_cast<uint64_t>(now.tv_nsec) / 1000;
 }
 
-ClientSlots::Slot* ClientSlots::begin(uint32_t index, uint64_t deadline_ms) noexcept {
+ClientSlots::Slot* ClientSlots::claim(uint32_t index, uint64_t deadline_ms) noexcept {
   if (!is_idle(index)) return nullptr;
   Slot& slot = slots_[index];
   slot.state = State::kPosted;
@@ -29,59 +27,18 @@ ClientSlots::Slot* ClientSlots::begin(uint32_t index, uint64_t deadline_ms) noex
   return &slot;
 }
 
-const ClientSlots::Message* ClientSlots::begin_read(uint32_t index, uint64_t extent,
-                                                    uint64_t generation_min,
-                                                    uint64_t deadline_ms) noexcept {
-  Slot* slot = begin(index, deadline_ms);
-  if (slot == nullptr) return nullptr;
-  slot->asked = generation_min;
-  wire::build(slot->message, Type::kRead, static_cast<uint8_t>(index),
-              wire::Read{.extent = extent, .generation_min = generation_min});
-  return &slot->message;
-}
-
 const ClientSlots::Message* ClientSlots::begin_write(uint32_t index, uint64_t extent,
                                                      uint64_t generation, uint32_t length_bytes,
                                                      wire::Transport transport,
                                                      uint64_t deadline_ms) noexcept {
   if (generation == 0 || length_bytes == 0 || length_bytes > kFarExtentBytes) return nullptr;
-  Slot* slot = begin(index, deadline_ms);
-  if (slot == nullptr) return nullptr;
-  wire::Write write{.extent = extent,
-                    .generation = generation,
-                    .length_bytes = length_bytes,
-                    .crc = crc32c(buffers_[index], length_bytes)};
-  wire::build(slot->message, Type::kWrite, static_cast<uint8_t>(index), write,
-              transport == wire::Transport::kTcp ? length_bytes : 0);
-  return &slot->message;
-}
-
-const ClientSlots::Message* ClientSlots::begin_release(uint32_t index, uint64_t extent,
-                                                       uint64_t deadline_ms) noexcept {
-  Slot* slot = begin(index, deadline_ms);
-  if (slot == nullptr) return nullptr;
-  wire::build(slot->message, Type::kRelease, static_cast<uint8_t>(index),
-              wire::Release{.extent = extent});
-  return &slot->message;
-}
-
-const ClientSlots::Message* ClientSlots::begin_list(uint32_t index, uint64_t first_extent,
-                                                    uint64_t deadline_ms) noexcept {
-  Slot* slot = begin(index, deadline_ms);
-  if (slot == nullptr) return nullptr;
-  slot->asked = first_extent;
-  wire::build(slot->message, Type::kList, static_cast<uint8_t>(index),
-              wire::List{.first_extent = first_extent});
-  return &slot->message;
-}
-
-const ClientSlots::Message* ClientSlots::begin_status(uint32_t index, uint64_t first_arena,
-                                                      uint64_t deadline_ms) noexcept {
-  Slot* slot = begin(index, deadline_ms);
-  if (slot == nullptr) return nullptr;
-  wire::build(slot->message, Type::kStatus, static_cast<uint8_t>(index),
-              wire::Status{.first_arena = first_arena});
-  return &slot->message;
+  if (!is_idle(index)) return nullptr;
+  return begin(index, Type::kWrite,
+               wire::Write{.extent = extent,
+                           .generation = generation,
+                           .length_bytes = length_bytes,
+                           .crc = crc32c(buffers_[index], length_bytes)},
+               deadline_ms, transport == wire::Transport::kTcp ? length_bytes : 0);
 }
 
 ClientSlots::Next ClientSlots::on_reply(const Message& message) noexcept {
@@ -106,7 +63,8 @@ ClientSlots::Next ClientSlots::on_reply(const Message& message) noexcept {
     done(slot, reply.status);
     return Next::kDone;
   }
-  if (request == Type::kRead && reply.generation < slot.asked) return Next::kViolation;
+  if (request == Type::kRead && reply.generation < slot.message.as<wire::Read>().generation_min)
+    return Next::kViolation;
   if (request != Type::kList && reply.length_bytes == 0) return Next::kViolation;
   slot.length_bytes = reply.length_bytes;
   slot.crc = reply.crc;
@@ -129,7 +87,7 @@ void ClientSlots::finish(uint32_t index) noexcept {
 bool ClientSlots::is_list_sound(uint32_t index) const noexcept {
   const Slot& slot = slots_[index];
   if (slot.length_bytes % sizeof(NodeEntry) != 0) return false;
-  uint64_t least = slot.asked;
+  auto least = slot.message.as<wire::List>().first_extent;
   for (uint32_t at = 0; at < slot.length_bytes; at += sizeof(NodeEntry)) {
     NodeEntry entry;
     std::memcpy(&entry, buffers_[index] + at, sizeof(entry));
@@ -153,7 +111,7 @@ void ClientSlots::done(Slot& slot, NodeStatus status) noexcept {
 
 void ClientSlots::fail(uint32_t index, NodeStatus status) noexcept {
   Slot& slot = slots_[index];
-  if (slot.state != State::kPosted && slot.state != State::kPayload) return;
+  if (!is_in_flight(slot)) return;
   slot.completion.generation = 0;
   done(slot, status);
 }
@@ -165,9 +123,8 @@ void ClientSlots::fail_all(NodeStatus status) noexcept {
 bool ClientSlots::expire(uint64_t now_ms) noexcept {
   bool is_any = false;
   for (uint32_t i = 0; i < kNodeDepth; i++) {
-    Slot& slot = slots_[i];
-    if (slot.state != State::kPosted && slot.state != State::kPayload) continue;
-    if (now_ms < slot.deadline_ms) continue;
+    const Slot& slot = slots_[i];
+    if (!is_in_flight(slot) || now_ms < slot.deadline_ms) continue;
     fail(i, NodeStatus::kTimeout);
     is_any = true;
   }
@@ -177,9 +134,7 @@ bool ClientSlots::expire(uint64_t now_ms) noexcept {
 uint64_t ClientSlots::deadline_ms_min() const noexcept {
   uint64_t least = UINT64_MAX;
   for (const Slot& slot : slots_) {
-    if (slot.state == State::kPosted || slot.state == State::kPayload) {
-      least = min(least, slot.deadline_ms);
-    }
+    if (is_in_flight(slot)) least = min(least, slot.deadline_ms);
   }
   return least;
 }

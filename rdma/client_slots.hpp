@@ -16,11 +16,16 @@ namespace btd {
 class ClientSlots {
  public:
   using Message = wire::Message;
+  using Type = wire::Type;
   enum class Next : uint8_t {
     kViolation,  // the node broke the protocol: give the connection up
     kPayload,    // bring payload_bytes(slot) into buffer(slot), then finish(slot)
     kDone,       // to be taken
   };
+
+  // Leaves the buffers as they are: in memory fresh from the kernel they are zero, and their pages
+  // cost nothing until a slot is used.
+  ClientSlots() {}
 
   char* buffer(uint32_t slot) { return buffers_[slot]; }
   bool is_idle(uint32_t slot) const {
@@ -30,13 +35,22 @@ class ClientSlots {
   // Each builds the request of an idle slot, to be sent by deadline_ms; the message stays as it is
   // until the slot is taken.  nullptr: the slot is not idle, or an argument is out of range.
   const Message* begin_read(uint32_t slot, uint64_t extent, uint64_t generation_min,
-                            uint64_t deadline_ms) noexcept;
+                            uint64_t deadline_ms) noexcept {
+    return begin(slot, Type::kRead, wire::Read{.extent = extent, .generation_min = generation_min},
+                 deadline_ms);
+  }
+  const Message* begin_release(uint32_t slot, uint64_t extent, uint64_t deadline_ms) noexcept {
+    return begin(slot, Type::kRelease, wire::Release{.extent = extent}, deadline_ms);
+  }
+  const Message* begin_list(uint32_t slot, uint64_t first_extent, uint64_t deadline_ms) noexcept {
+    return begin(slot, Type::kList, wire::List{.first_extent = first_extent}, deadline_ms);
+  }
+  const Message* begin_status(uint32_t slot, uint64_t first_arena, uint64_t deadline_ms) noexcept {
+    return begin(slot, Type::kStatus, wire::Status{.first_arena = first_arena}, deadline_ms);
+  }
   const Message* begin_write(uint32_t slot, uint64_t extent, uint64_t generation,
                              uint32_t length_bytes, wire::Transport transport,
                              uint64_t deadline_ms) noexcept;
-  const Message* begin_release(uint32_t slot, uint64_t extent, uint64_t deadline_ms) noexcept;
-  const Message* begin_list(uint32_t slot, uint64_t first_extent, uint64_t deadline_ms) noexcept;
-  const Message* begin_status(uint32_t slot, uint64_t first_arena, uint64_t deadline_ms) noexcept;
 
   // REQUIRES: a sound kReply.
   Next on_reply(const Message& reply) noexcept;
@@ -63,23 +77,34 @@ class ClientSlots {
     State state;
     uint32_t length_bytes;  // of the payload that the reply promises
     uint32_t crc;
-    uint64_t asked;  // generation_min of a read, first_extent of a list
     uint64_t deadline_ms;
     NodeCompletion completion;
     Message message;
   };
 
-  Slot* begin(uint32_t slot, uint64_t deadline_ms) noexcept;
+  template <typename Body>
+  const Message* begin(uint32_t index, Type type, const Body& body, uint64_t deadline_ms,
+                       uint32_t payload_bytes = 0) noexcept {
+    Slot* slot = claim(index, deadline_ms);
+    if (slot == nullptr) return nullptr;
+    wire::build(slot->message, type, static_cast<uint8_t>(index), body, payload_bytes);
+    return &slot->message;
+  }
+  Slot* claim(uint32_t slot, uint64_t deadline_ms) noexcept;
+  static bool is_in_flight(const Slot& slot) {
+    return slot.state == State::kPosted || slot.state == State::kPayload;
+  }
   void done(Slot& slot, NodeStatus status) noexcept;
   bool is_list_sound(uint32_t slot) const noexcept;
 
   uint32_t in_flight_ = 0;
   uint32_t done_count_ = 0;
   Slot slots_[kNodeDepth]{};
-  alignas(4096) char buffers_[kNodeDepth][kFarExtentBytes]{};
+  alignas(4096) char buffers_[kNodeDepth][kFarExtentBytes];
 };
 
-// Milliseconds of a clock that only goes forward.
-uint64_t steady_clock_ms() noexcept;
+// Of a clock that only goes forward.
+uint64_t steady_clock_us() noexcept;
+inline uint64_t steady_clock_ms() noexcept { return steady_clock_us() / 1000; }
 
 }  // namespace btd

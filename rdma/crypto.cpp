@@ -1,12 +1,11 @@
 #include "rdma/crypto.hpp"
 
-#include <dlfcn.h>
 #include <fcntl.h>
+#include <sodium.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cstring>
 
 #include "core/base/sys.hpp"
@@ -42,30 +41,13 @@ bool is_exposed(const struct stat& status) {
 
 }  // namespace
 
-const Crypto* load_crypto() noexcept {
-  static Crypto crypto;
-  static std::atomic<int> state{0};  // 0: not tried, 1: loaded, 2: there is none
-  // Two threads may both load: dlopen() counts, and they store the same addresses.  Synchronises
-  // with the store below.
-  int known = state.load(std::memory_order_acquire);
-  if (known != 0) return known == 1 ? &crypto : nullptr;
-  void* library = dlopen("libsodium.so.23", RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) library = dlopen("libsodium.so.26", RTLD_NOW | RTLD_LOCAL);
-  Crypto loaded{};
-  int (*init)() = nullptr;
-  if (library != nullptr) {
-    void* symbol = dlsym(library, "sodium_init");
-    std::memcpy(&init, &symbol, sizeof(symbol));
-    symbol = dlsym(library, "crypto_auth_hmacsha256");
-    std::memcpy(&loaded.hmac_sha256, &symbol, sizeof(symbol));
-    symbol = dlsym(library, "sodium_memcmp");
-    std::memcpy(&loaded.compare, &symbol, sizeof(symbol));
-  }
-  bool is_loaded =
-      init != nullptr && loaded.hmac_sha256 != nullptr && loaded.compare != nullptr && init() >= 0;
-  if (is_loaded) crypto = loaded;
-  state.store(is_loaded ? 1 : 2, std::memory_order_release);
-  return is_loaded ? &crypto : nullptr;
+// Neither call needs sodium_init(): both are plain code, without a choice by processor.
+void hmac_sha256(const uint8_t* key, const void* data, size_t size_bytes, uint8_t* mac) noexcept {
+  crypto_auth_hmacsha256(mac, static_cast<const uint8_t*>(data), size_bytes, key);
+}
+
+bool is_equal_secret(const void* a, const void* b, size_t size_bytes) noexcept {
+  return sodium_memcmp(a, b, size_bytes) == 0;
 }
 
 bool random_bytes(void* out, size_t size_bytes) noexcept {

@@ -20,20 +20,19 @@ void Transcript::add(const Message& message) {
   size_bytes_ += message.size_bytes();
 }
 
-void Transcript::mac(const Crypto& crypto, const uint8_t* key, const char* label, const void* more,
-                     size_t more_bytes, uint8_t* out) const {
+void Transcript::mac(const uint8_t* key, const char* label, const void* more, size_t more_bytes,
+                     uint8_t* out) const {
   uint8_t data[32 + sizeof(bytes_) + kMoreBytesMax];
   size_t label_bytes = std::strlen(label) + 1;  // the NUL ends it
   BTD_CHECK(label_bytes <= 32 && more_bytes <= kMoreBytesMax);
   std::memcpy(data, label, label_bytes);
   std::memcpy(data + label_bytes, bytes_, size_bytes_);
   if (more_bytes != 0) std::memcpy(data + label_bytes + size_bytes_, more, more_bytes);
-  BTD_CHECK(crypto.hmac_sha256(out, data, label_bytes + size_bytes_ + more_bytes, key) == 0);
+  hmac_sha256(key, data, label_bytes + size_bytes_ + more_bytes, out);
 }
 
-bool ClientHandshake::start(const Crypto& crypto, const NodeClient& client, Transport transport,
-                            uint32_t queue_pair, Message& message) noexcept {
-  crypto_ = &crypto;
+bool ClientHandshake::start(const NodeClient& client, Transport transport, uint32_t queue_pair,
+                            Message& message) noexcept {
   client_ = &client;
   transport_ = transport;
   is_proven_ = false;
@@ -67,28 +66,28 @@ ClientHandshake::Step ClientHandshake::on_message(const Message& message,
     transcript_.add(message);
     is_proven_ = true;
     Proof proof;
-    transcript_.mac(*crypto_, client_->key, kProofLabel, nullptr, 0, proof.mac);
+    transcript_.mac(client_->key, kProofLabel, nullptr, 0, proof.mac);
     build(answer, Type::kProof, 0, proof);
     return Step::kSend;
   }
   if (!is_proven_ || message.header.type != Type::kAccept) return fail(NodeStatus::kRefused);
   accept_ = message.as<Accept>();
   uint8_t mac[kMacBytes];
-  transcript_.mac(*crypto_, client_->key, kAcceptLabel, &accept_, kAcceptOpenBytes, mac);
-  if (crypto_->compare(mac, accept_.mac, kMacBytes) != 0) return fail(NodeStatus::kRefused);
+  transcript_.mac(client_->key, kAcceptLabel, &accept_, kAcceptOpenBytes, mac);
+  if (!is_equal_secret(mac, accept_.mac, kMacBytes)) return fail(NodeStatus::kRefused);
   status_ = NodeStatus::kGood;
   return Step::kAccepted;
 }
 
-NodeStatus NodeHandshake::on_hello(const Crypto& crypto, const Message& message,
-                                   Challenge challenge, Message& answer) noexcept {
+NodeStatus NodeHandshake::on_hello(const Message& message, Challenge challenge,
+                                   Message& answer) noexcept {
   hello_ = message.as<Hello>();
   if (hello_.version_min > kVersionMax || hello_.version_max < kVersionMin ||
       hello_.transport != challenge.transport || hello_.durability > challenge.durability ||
       !random_bytes(challenge.nonce, sizeof(challenge.nonce))) {
     return NodeStatus::kRefused;
   }
-  crypto_ = &crypto;
+  has_hello_ = true;
   challenge.version = hello_.version_max < kVersionMax ? hello_.version_max : kVersionMax;
   transcript_.clear();
   transcript_.add(message);
@@ -98,14 +97,14 @@ NodeStatus NodeHandshake::on_hello(const Crypto& crypto, const Message& message,
 }
 
 bool NodeHandshake::on_proof(const uint8_t* key, const Message& message) noexcept {
-  if (crypto_ == nullptr) return false;
+  if (!has_hello_) return false;
   uint8_t mac[kMacBytes];
-  transcript_.mac(*crypto_, key, kProofLabel, nullptr, 0, mac);
-  return crypto_->compare(mac, message.as<Proof>().mac, kMacBytes) == 0;
+  transcript_.mac(key, kProofLabel, nullptr, 0, mac);
+  return is_equal_secret(mac, message.as<Proof>().mac, kMacBytes);
 }
 
 void NodeHandshake::accept(const uint8_t* key, Accept accept, Message& answer) const noexcept {
-  transcript_.mac(*crypto_, key, kAcceptLabel, &accept, kAcceptOpenBytes, accept.mac);
+  transcript_.mac(key, kAcceptLabel, &accept, kAcceptOpenBytes, accept.mac);
   build(answer, Type::kAccept, 0, accept);
 }
 

@@ -38,8 +38,8 @@ class Transcript {
   void clear() { size_bytes_ = 0; }
   void add(const Message& message);
   // The MAC over label, transcript and `more`.  REQUIRES: more_bytes <= 64.
-  void mac(const Crypto& crypto, const uint8_t* key, const char* label, const void* more,
-           size_t more_bytes, uint8_t* out) const;
+  void mac(const uint8_t* key, const char* label, const void* more, size_t more_bytes,
+           uint8_t* out) const;
 
  private:
   uint8_t bytes_[2 * kMessageBytesMax];
@@ -50,8 +50,8 @@ class Transcript {
 class ClientHandshake {
  public:
   // false: no randomness.
-  [[nodiscard]] bool start(const Crypto& crypto, const NodeClient& client, Transport transport,
-                           uint32_t queue_pair, Message& hello) noexcept;
+  [[nodiscard]] bool start(const NodeClient& client, Transport transport, uint32_t queue_pair,
+                           Message& hello) noexcept;
 
   enum class Step : uint8_t { kSend, kAccepted, kFailed };
   // Takes a sound message of Phase::kClientHandshake.  kSend: `answer` is to be sent.  kAccepted:
@@ -68,7 +68,6 @@ class ClientHandshake {
     return Step::kFailed;
   }
 
-  const Crypto* crypto_ = nullptr;
   const NodeClient* client_ = nullptr;
   Transport transport_ = Transport::kTcp;
   bool is_proven_ = false;
@@ -83,18 +82,17 @@ class NodeHandshake {
  public:
   // Takes a sound hello; builds the challenge.  ERRORS: kRefused, the versions do not meet or the
   // client asks for another transport or more durability than there is; no randomness.
-  NodeStatus on_hello(const Crypto& crypto, const Message& message, Challenge challenge,
-                      Message& answer) noexcept;
+  NodeStatus on_hello(const Message& message, Challenge challenge, Message& answer) noexcept;
   // Whether the client has the key.  In constant time.  Once per on_hello().
   [[nodiscard]] bool on_proof(const uint8_t* key, const Message& message) noexcept;
   // REQUIRES: on_proof() was true.
   void accept(const uint8_t* key, Accept accept, Message& answer) const noexcept;
 
-  bool has_hello() const { return crypto_ != nullptr; }
+  bool has_hello() const { return has_hello_; }
   const Hello& hello() const { return hello_; }
 
  private:
-  const Crypto* crypto_ = nullptr;
+  bool has_hello_ = false;
   Transcript transcript_;
   Hello hello_{};
 };

@@ -1,13 +1,11 @@
-// A memory node over verbs: bytes move one-sidedly between a slot's buffer and the node's staging
-// buffer of the same slot; messages go by SEND.  docs/wire.md says how.
+// A node's messages over verbs: bytes move one-sidedly between a slot's buffer and the node's
+// staging buffer of the same slot; messages go by SEND.  docs/wire.md says how.
 //
 // NOT YET RUN ON A DEVICE: there is none where it was written.  tests/rdma/verbs_test.cpp checks
 // what it does with completions; the virtual machine's soft RoCE comes later.
 #pragma once
 
-#include "rdma/client_slots.hpp"
-#include "rdma/handshake.hpp"
-#include "rdma/tcp.hpp"
+#include "rdma/carrier.hpp"
 #include "rdma/verbs_queue.hpp"
 
 namespace btd {
@@ -24,8 +22,8 @@ class VerbsProtocol {
 
   // Posts what a slot has begun.  false: the connection must go; status() says why.
   bool post(VerbsQueue& queue, ClientSlots& slots, const wire::Message& message) noexcept;
-  // Takes all events that are there.  false: as above.
-  bool progress(VerbsQueue& queue, ClientSlots& slots) noexcept;
+  // Takes all events that are there, and says whether there were any.  false: as above.
+  bool progress(VerbsQueue& queue, ClientSlots& slots, bool* is_any = nullptr) noexcept;
   NodeStatus status() const { return status_; }
 
  private:
@@ -40,48 +38,39 @@ class VerbsProtocol {
   NodeStatus status_ = NodeStatus::kGood;
 };
 
-// Thread safety: one thread at a time.
-class VerbsNode final : public Node {
+class VerbsCarrier final : public Carrier {
  public:
-  void configure(const NodeAddress& address, const NodeClient& client, const Crypto& crypto,
-                 const VerbsLibrary& library, uint32_t operation_ms = kOperationMsDefault) noexcept;
-  ~VerbsNode() { drop(NodeStatus::kLost); }
+  // Whether it is worth a try: there is a device, and the libraries are there.  The first call that
+  // sees a device loads them, which allocates.
+  static bool is_possible() noexcept;
 
-  NodeStatus connect(uint32_t deadline_ms) noexcept override;
-  bool is_connected() const noexcept override { return is_connected_; }
-  char* buffer(uint32_t slot) noexcept override { return slots_.buffer(slot); }
-  bool read(uint32_t slot, uint64_t extent, uint64_t generation_min) noexcept override;
-  bool write(uint32_t slot, uint64_t extent, uint64_t generation,
-             uint32_t length_bytes) noexcept override;
-  bool release(uint32_t slot, uint64_t extent) noexcept override;
-  bool list(uint32_t slot, uint64_t first_extent) noexcept override;
-  uint32_t poll(NodeCompletion* out, uint32_t count_max, uint32_t wait_us) noexcept override;
-  void close() noexcept override { drop(NodeStatus::kLost); }
+  NodeStatus open(const NodeAddress& address, ClientSlots& slots,
+                  uint64_t deadline_ms) noexcept override;
+  void close() noexcept override;
+  ~VerbsCarrier() { close(); }
+  wire::Transport transport() const noexcept override { return wire::Transport::kVerbs; }
+  uint32_t queue_pair() const noexcept override { return queue_.queue_pair(); }
+  NodeStatus send(const wire::Message& message, uint64_t deadline_ms) noexcept override;
+  NodeStatus receive(wire::Message& message, uint64_t deadline_ms) noexcept override;
+  void start(const wire::Accept& accept) noexcept override {
+    protocol_.start(accept.staging_address, accept.staging_key);
+  }
+  bool post(const wire::Message& message) noexcept override;
+  bool progress() noexcept override;
+  void wait(uint64_t wait_us) noexcept override;
 
  private:
-  NodeStatus establish(uint64_t deadline_ms) noexcept;
+  void await_either(uint64_t wait_ms) noexcept;
   NodeStatus await_event(rdma_cm_event_type wanted, uint64_t deadline_ms) noexcept;
-  NodeStatus greet(uint64_t deadline_ms) noexcept;
-  NodeStatus receive_message(wire::Message& message, uint64_t deadline_ms) noexcept;
-  uint64_t deadline() const noexcept { return steady_clock_ms() + operation_ms_; }
-  bool post(const wire::Message* message) noexcept;
-  void progress() noexcept;
-  void drop(NodeStatus status) noexcept;
 
-  // Constant after configure().
-  NodeAddress address_{};
-  NodeClient client_{};
-  const Crypto* crypto_ = nullptr;
   const VerbsLibrary* library_ = nullptr;
-  uint32_t operation_ms_ = kOperationMsDefault;
-
-  bool is_connected_ = false;
+  ClientSlots* slots_ = nullptr;
   rdma_event_channel* events_ = nullptr;
   rdma_cm_id* id_ = nullptr;
-  wire::ClientHandshake handshake_;
+  uint32_t spins_ = 0;         // rounds since something happened
+  bool has_bad_news_ = false;  // the connection is gone; what came before may still be in the queue
   VerbsProtocol protocol_;
-  ClientSlots slots_;
-  DeviceQueue queue_;  // after slots_: closed before their buffers go
+  DeviceQueue queue_;
 };
 
 }  // namespace btd

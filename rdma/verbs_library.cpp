@@ -1,9 +1,14 @@
 #include "rdma/verbs_library.hpp"
 
 #include <dlfcn.h>
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstring>
+
+#include "core/base/sys.hpp"
 
 namespace btd {
 namespace {
@@ -58,6 +63,27 @@ const VerbsLibrary* load_verbs() noexcept {
   if (is_loaded) library = loaded;
   state.store(is_loaded ? 1 : 2, std::memory_order_release);
   return is_loaded ? &library : nullptr;
+}
+
+bool has_infiniband(const char* directory) noexcept {
+  // The kernel's linux_dirent64: two 8-byte fields, u16 length, u8 type, name.
+  constexpr long kLengthOffset = 16, kNameOffset = 19;
+  alignas(8) char entries[1024];
+  int descriptor = sys::open(directory, O_RDONLY | O_DIRECTORY);
+  if (descriptor < 0) return false;
+  bool is_found = false;
+  long count;
+  while (!is_found &&
+         (count = ::syscall(SYS_getdents64, descriptor, entries, sizeof(entries))) > 0) {
+    for (long at = 0; at < count;) {
+      is_found = is_found || entries[at + kNameOffset] != '.';
+      uint16_t length;
+      std::memcpy(&length, entries + at + kLengthOffset, sizeof(length));
+      at += length;
+    }
+  }
+  sys::close(descriptor);
+  return is_found;
 }
 
 bool has_verbs_device(const VerbsLibrary& library) noexcept {

@@ -45,6 +45,10 @@ struct VerbsLibrary {
   decltype(&::rdma_free_devices) free_devices;
 };
 
+// Whether the kernel has a verbs device: whether something is in /sys/class/infiniband.  Neither
+// loads nor allocates.
+[[nodiscard]] bool has_infiniband(const char* directory) noexcept;
+
 // nullptr: the libraries are not installed.  Allocates: never with a heap lock held.
 const VerbsLibrary* load_verbs() noexcept;
 

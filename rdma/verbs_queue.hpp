@@ -103,7 +103,7 @@ class DeviceQueue final : public VerbsQueue {
     wire::Message sends[kSendCount];
     wire::Message receives[kReceiveCount];
   };
-  Messages messages_{};
+  Messages messages_;
 };
 static_assert(2 * kNodeDepth + 4 <= 64, "a bit for each send");
 

@@ -4,7 +4,8 @@
 #include <cstring>
 #include <memory>
 
-#include "rdma/tcp.hpp"
+#include "rdma/crypto.hpp"
+#include "rdma/far_node.hpp"
 #include "tools/text.hpp"
 #include "tools/tool.hpp"
 
@@ -80,7 +81,7 @@ NodeClient observer(const std::string& key_file) {
 }
 
 // The state, and the arenas from first_arena on.
-void ask(TcpNode& node, const std::string& address, NodeReport& report) {
+void ask(FarNode& node, const std::string& address, NodeReport& report) {
   NodeCompletion completion{};
   uint32_t count = 0;
   if (!node.status(0, report.arenas.size())) fail(address, NodeStatus::kLost);
@@ -106,12 +107,9 @@ NodeReport look_at(const std::string& address_text, const std::string& key_file)
                                           "192.0.2.7:7070 or [2001:db8::7]:7070",
                                           printable(address_text))};
   }
-  const Crypto* crypto = load_crypto();
-  if (crypto == nullptr) {
-    throw Failure{kExitFailed, "libsodium is not installed; nothing was done; install libsodium23"};
-  }
-  auto node = std::make_unique<TcpNode>();
-  node->configure(address, observer(key_file), *crypto);
+  NodeClient client = observer(key_file);
+  auto node = std::make_unique<FarNode>();
+  node->configure(address, client);
   NodeStatus status = node->connect(kConnectMs);
   if (status != NodeStatus::kGood) fail(address_text, status);
   NodeReport report{};

@@ -7,11 +7,7 @@
 #include "rdma/tcp.hpp"
 
 #include <arpa/inet.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <boost/test/unit_test.hpp>
@@ -27,78 +23,18 @@
 #include <thread>
 
 #include "core/base/crc32c.hpp"
+#include "rdma/far_node.hpp"
+#include "tests/rdma/node_daemon.hpp"
 
 namespace btd {
+
+using test::Daemon;
+using test::Scratch;
+
 namespace {
 
 using wire::Message;
 using wire::Type;
-
-struct Scratch {
-  std::string path;
-  Scratch() {
-    char name[] = "/dev/shm/bartender-tcp-XXXXXX";
-    BOOST_REQUIRE(mkdtemp(name) != nullptr);
-    path = name;
-    FILE* key = std::fopen((path + "/key").c_str(), "w");
-    for (int i = 0; i < 32; i++) std::fprintf(key, "%02x", i);
-    std::fclose(key);
-    chmod((path + "/key").c_str(), 0600);
-  }
-  ~Scratch() {
-    for (const char* name : {"/key", "/store"}) unlink((path + name).c_str());
-    rmdir(path.c_str());
-  }
-};
-
-class Daemon {
- public:
-  explicit Daemon(const Scratch& scratch, const char* capacity = "8M") {
-    int out[2];
-    BOOST_REQUIRE(pipe2(out, O_CLOEXEC) == 0);
-    pid_ = fork();
-    if (pid_ == 0) {
-      prctl(PR_SET_PDEATHSIG, SIGKILL);
-      dup2(out[1], 1);
-      int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
-      dup2(null, 2);
-      const char* program = std::getenv("BTD_BARTENDERD");
-      std::string store = scratch.path + "/store", key = scratch.path + "/key";
-      execl(program, program, "--listen", "127.0.0.1:0", "--store", store.c_str(), "--capacity",
-            capacity, "--key-file", key.c_str(), static_cast<char*>(nullptr));
-      _exit(127);
-    }
-    close(out[1]);
-    std::string line;
-    char c;
-    while (read(out[0], &c, 1) == 1 && c != '\n') line += c;
-    out_ = out[0];
-    BOOST_REQUIRE_MESSAGE(line.starts_with("bartenderd: listening at "), line);
-    line = line.substr(25);
-    address_text_ = line.substr(0, line.find(' '));
-  }
-  ~Daemon() {
-    kill_now();
-    close(out_);
-  }
-  void kill_now() {
-    if (pid_ <= 0) return;
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-    pid_ = 0;
-  }
-  pid_t pid() const { return pid_; }
-  NodeAddress address() const {
-    NodeAddress address;
-    BOOST_REQUIRE(parse_address(address_text_.c_str(), address));
-    return address;
-  }
-
- private:
-  pid_t pid_;
-  int out_;
-  std::string address_text_;
-};
 
 NodeClient client_of(uint64_t epoch) {
   NodeClient client{};
@@ -109,14 +45,29 @@ NodeClient client_of(uint64_t epoch) {
   return client;
 }
 
-std::unique_ptr<TcpNode> node_at(const NodeAddress& address, uint64_t epoch,
-                                 uint32_t operation_ms = 20000) {
-  auto node = std::make_unique<TcpNode>();
-  node->configure(address, client_of(epoch), *load_crypto(), operation_ms);
+// With the client that it is.
+struct OwnNode {
+  NodeClient client;
+  FarNode node;
+};
+struct OwnPointer {
+  std::unique_ptr<OwnNode> own = std::make_unique<OwnNode>();
+  FarNode* operator->() const { return &own->node; }
+  FarNode& operator*() const { return own->node; }
+};
+
+OwnPointer own_node(const NodeAddress& address, const NodeClient& client, uint32_t operation_ms) {
+  OwnPointer node;
+  node.own->client = client;
+  node->configure(address, node.own->client, operation_ms);
   return node;
 }
 
-NodeCompletion wait_for_one(TcpNode& node) {
+OwnPointer node_at(const NodeAddress& address, uint64_t epoch, uint32_t operation_ms = 20000) {
+  return own_node(address, client_of(epoch), operation_ms);
+}
+
+NodeCompletion wait_for_one(FarNode& node) {
   NodeCompletion completion{};
   for (int i = 0; i < 300; i++) {
     if (node.poll(&completion, 1, 100000) == 1) return completion;
@@ -213,10 +164,9 @@ BOOST_AUTO_TEST_CASE(a_higher_epoch_fences_and_a_lower_one_stays_out) {
 BOOST_AUTO_TEST_CASE(nobody_there_wrong_key_and_silence_are_told_apart) {
   Scratch scratch;
   Daemon daemon(scratch);
-  auto node = std::make_unique<TcpNode>();
   NodeClient thief = client_of(1);
   thief.key[3] ^= 1;
-  node->configure(daemon.address(), thief, *load_crypto());
+  auto node = own_node(daemon.address(), thief, kOperationMsDefault);
   BOOST_TEST((node->connect(5000) == NodeStatus::kRefused));
   kill(daemon.pid(), SIGSTOP);  // the kernel still accepts
   auto patient = node_at(daemon.address(), 1);
@@ -352,7 +302,7 @@ class LyingNode {
     Message incoming, outgoing;
     NodeClient shared = client_of(1);
     take(peer, incoming);
-    handshake.on_hello(*load_crypto(), incoming, wire::Challenge{}, outgoing);
+    handshake.on_hello(incoming, wire::Challenge{}, outgoing);
     send(peer, &outgoing, outgoing.size_bytes(), MSG_NOSIGNAL);
     take(peer, incoming);
     wire::Accept granted{};

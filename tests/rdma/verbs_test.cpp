@@ -5,10 +5,14 @@
 #define BOOST_TEST_MODULE verbs
 #include "rdma/verbs.hpp"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <boost/test/unit_test.hpp>
 #include <cstring>
 #include <deque>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "core/base/crc32c.hpp"
@@ -219,6 +223,19 @@ BOOST_AUTO_TEST_CASE(without_libraries_or_device_there_is_none_and_nothing_fails
   BOOST_TEST(load_verbs() == library);
   if (library == nullptr || !has_verbs_device(*library)) return;
   BOOST_TEST_MESSAGE("there is a device: the virtual machine's suite tests it");
+}
+
+BOOST_AUTO_TEST_CASE(a_device_is_an_entry_in_sysfs) {
+  char directory[] = "/dev/shm/bartender-verbs-XXXXXX";
+  BOOST_REQUIRE(mkdtemp(directory) != nullptr);
+  std::string device = std::string(directory) + "/rxe0";
+  BOOST_TEST(!has_infiniband(directory));
+  BOOST_REQUIRE(mkdir(device.c_str(), 0700) == 0);
+  BOOST_TEST(has_infiniband(directory));
+  rmdir(device.c_str());
+  BOOST_TEST(!has_infiniband(directory));
+  rmdir(directory);
+  BOOST_TEST(!has_infiniband(directory));
 }
 
 }  // namespace

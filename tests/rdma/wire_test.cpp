@@ -152,10 +152,8 @@ struct Pair {
 
   // Up to the proof; false: somebody stopped.
   bool prove() {
-    const Crypto* crypto = load_crypto();
-    BOOST_REQUIRE(crypto != nullptr);
-    BOOST_REQUIRE(ours.start(*crypto, client, Transport::kTcp, 0, hello));
-    if (theirs.on_hello(*crypto, hello, offer(), challenge) != NodeStatus::kGood) return false;
+    BOOST_REQUIRE(ours.start(client, Transport::kTcp, 0, hello));
+    if (theirs.on_hello(hello, offer(), challenge) != NodeStatus::kGood) return false;
     return ours.on_message(challenge, proof) == ClientHandshake::Step::kSend;
   }
 
@@ -195,24 +193,21 @@ BOOST_AUTO_TEST_CASE(whatever_is_changed_on_the_way_ends_the_handshake) {
   size_t refused = 0, tried = 0;
   for (size_t at = 0; at < sizeof(Hello); at++, tried++) {
     Pair pair;
-    const Crypto& crypto = *load_crypto();
-    BOOST_REQUIRE(pair.ours.start(crypto, pair.client, Transport::kTcp, 0, pair.hello));
+    BOOST_REQUIRE(pair.ours.start(pair.client, Transport::kTcp, 0, pair.hello));
     pair.hello.body[at] ^= 1;
     reseal(pair.hello);
     bool is_through =
         is_message_sound(pair.hello, Transport::kTcp) &&
-        pair.theirs.on_hello(crypto, pair.hello, pair.offer(), pair.challenge) ==
-            NodeStatus::kGood &&
+        pair.theirs.on_hello(pair.hello, pair.offer(), pair.challenge) == NodeStatus::kGood &&
         pair.ours.on_message(pair.challenge, pair.proof) == ClientHandshake::Step::kSend &&
         pair.theirs.on_proof(pair.key, pair.proof);
     refused += !is_through;
   }
   for (size_t at = 0; at < sizeof(Challenge); at++, tried++) {
     Pair pair;
-    const Crypto& crypto = *load_crypto();
-    BOOST_REQUIRE(pair.ours.start(crypto, pair.client, Transport::kTcp, 0, pair.hello));
-    BOOST_REQUIRE((pair.theirs.on_hello(crypto, pair.hello, pair.offer(), pair.challenge) ==
-                   NodeStatus::kGood));
+    BOOST_REQUIRE(pair.ours.start(pair.client, Transport::kTcp, 0, pair.hello));
+    BOOST_REQUIRE(
+        (pair.theirs.on_hello(pair.hello, pair.offer(), pair.challenge) == NodeStatus::kGood));
     pair.challenge.body[at] ^= 1;
     reseal(pair.challenge);
     bool is_through =
@@ -243,7 +238,7 @@ BOOST_AUTO_TEST_CASE(old_proofs_and_accepts_are_of_no_use) {
   BOOST_TEST(!pair.theirs.on_proof(pair.key, heard.proof));
   BOOST_TEST((pair.ours.on_message(heard.accept, pair.none) == ClientHandshake::Step::kFailed));
   Pair early;  // an accept before the challenge
-  BOOST_REQUIRE(early.ours.start(*load_crypto(), early.client, Transport::kTcp, 0, early.hello));
+  BOOST_REQUIRE(early.ours.start(early.client, Transport::kTcp, 0, early.hello));
   BOOST_TEST((early.ours.on_message(heard.accept, early.none) == ClientHandshake::Step::kFailed));
 }
 
@@ -251,9 +246,8 @@ BOOST_AUTO_TEST_CASE(weaker_durability_than_asked_for_is_refused) {
   Pair pair;
   pair.client.durability = Durability::kPower;
   Challenge weak{};
-  BOOST_REQUIRE(pair.ours.start(*load_crypto(), pair.client, Transport::kTcp, 0, pair.hello));
-  BOOST_TEST((pair.theirs.on_hello(*load_crypto(), pair.hello, weak, pair.challenge) ==
-              NodeStatus::kRefused));
+  BOOST_REQUIRE(pair.ours.start(pair.client, Transport::kTcp, 0, pair.hello));
+  BOOST_TEST((pair.theirs.on_hello(pair.hello, weak, pair.challenge) == NodeStatus::kRefused));
 }
 
 struct SlotsFixture {

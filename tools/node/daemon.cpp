@@ -1,7 +1,6 @@
 // bartenderd: a memory node.  It lends its memory or its disk to the arenas of other machines.
 #include <fmt/core.h>
 #include <signal.h>
-#include <sodium.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -159,10 +158,6 @@ class Daemon {
 };
 
 int Daemon::run() {
-  static const Crypto kCrypto{.hmac_sha256 = crypto_auth_hmacsha256, .compare = sodium_memcmp};
-  if (sodium_init() < 0) {
-    throw Failure{kExitFailed, "libsodium does not start; nothing was done; try again"};
-  }
   prctl(PR_SET_DUMPABLE, 0);  // no core file has the key
   address_ = listen_address(options_);
   read_key(options_.key_file, key_);
@@ -179,7 +174,7 @@ int Daemon::run() {
                                          slot_count == 0 ? 0 : store_bytes_of(slot_count));
   store_ = std::make_unique<Store>(*media_, slot_count, quota);
   service_ = std::make_unique<Service>(
-      *store_, kCrypto, key_,
+      *store_, key_,
       media_->survives_power() ? wire::Durability::kPower : wire::Durability::kProcess,
       media_->backend(), [this](const std::string& text) { log_.event(text); });
   listen();

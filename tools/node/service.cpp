@@ -54,11 +54,9 @@ std::string uuid_text(const Uuid& uuid) {
   return text;
 }
 
-Service::Service(Store& store, const Crypto& crypto, const uint8_t* key,
-                 wire::Durability durability, Backend backend,
+Service::Service(Store& store, const uint8_t* key, wire::Durability durability, Backend backend,
                  std::function<void(const std::string&)> event)
     : store_(store),
-      crypto_(crypto),
       key_(key),
       durability_(durability),
       backend_(backend),
@@ -122,7 +120,7 @@ bool Service::on_hello(Connection& connection, const wire::Message& message, Nod
   challenge.queue_pair = connection.queue_pair();
   std::memcpy(challenge.node, store_.node().data(), sizeof(challenge.node));
   wire::Message answer;
-  if (connection.handshake.on_hello(crypto_, message, challenge, answer) != NodeStatus::kGood) {
+  if (connection.handshake.on_hello(message, challenge, answer) != NodeStatus::kGood) {
     counters_.refused++;
     return false;
   }

@@ -70,8 +70,8 @@ struct Counters {
 class Service {
  public:
   // event: a line for the log.
-  Service(Store& store, const Crypto& crypto, const uint8_t* key, wire::Durability durability,
-          Backend backend, std::function<void(const std::string&)> event);
+  Service(Store& store, const uint8_t* key, wire::Durability durability, Backend backend,
+          std::function<void(const std::string&)> event);
 
   void add(Connection& connection) { connections_.push_back(&connection); }
   // Forgets it.  Its leases are the transport's to give back.
@@ -118,7 +118,6 @@ class Service {
   void add_change(Connection& connection, uint8_t slot, wire::Type type, const Change& change);
 
   Store& store_;
-  const Crypto& crypto_;
   const uint8_t* key_;
   const wire::Durability durability_;
   const Backend backend_;

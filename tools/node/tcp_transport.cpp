@@ -2,7 +2,6 @@
 
 #include <arpa/inet.h>
 #include <fmt/core.h>
-#include <netinet/tcp.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -21,17 +20,6 @@ using wire::Type;
 namespace {
 
 constexpr int kMessagesPerTurn = 32;  // then it is another connection's turn
-
-bool would_block(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == EINTR; }
-
-void tune(int socket) {
-  int on = 1, idle_s = 10, interval_s = 5, count = 3;
-  setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-  setsockopt(socket, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-  setsockopt(socket, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
-  setsockopt(socket, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof(interval_s));
-  setsockopt(socket, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
-}
 
 }  // namespace
 
@@ -306,7 +294,7 @@ void TcpTransport::ready(uint32_t) {
     int socket = accept4(socket_, reinterpret_cast<sockaddr*>(&from), &from_bytes,
                          SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (socket < 0) return;
-    tune(socket);
+    tune_socket(socket);
     make_room();
     connections_.push_back(
         std::make_unique<TcpConnection>(socket, address_text(from), loop_, service_));

@@ -10,7 +10,8 @@
 #include <list>
 #include <memory>
 
-#include "rdma/tcp.hpp"
+#include "rdma/address.hpp"
+#include "rdma/client_slots.hpp"
 #include "tools/node/event_loop.hpp"
 #include "tools/node/service.hpp"
 

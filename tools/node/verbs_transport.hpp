@@ -11,7 +11,7 @@
 #include <list>
 #include <memory>
 
-#include "rdma/tcp.hpp"
+#include "rdma/address.hpp"
 #include "rdma/verbs_queue.hpp"
 #include "tools/node/event_loop.hpp"
 #include "tools/node/service.hpp"

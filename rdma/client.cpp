@@ -1,0 +1,173 @@
+#include "rdma/client.hpp"
+
+#include <sys/mman.h>
+
+#include <cstring>
+#include <new>
+
+#include "core/base/check.hpp"
+#include "core/base/sys.hpp"
+
+namespace btd {
+namespace {
+
+constexpr size_t kAddressTextBytes = 64;  // "[", 45 of the longest IPv6 address, "]:65535"
+constexpr char kHint[] =
+    "; give 192.0.2.7:7070 or [2001:db8::7]:7070, up to 8, with commas between";
+
+struct Target {
+  NodeAddress address;
+  char text[kAddressTextBytes];
+};
+
+bool has_port(const NodeAddress& address) {
+  return address.storage.ss_family == AF_INET6
+             ? reinterpret_cast<const sockaddr_in6&>(address.storage).sin6_port != 0
+             : reinterpret_cast<const sockaddr_in&>(address.storage).sin_port != 0;
+}
+
+bool is_same(const NodeAddress& a, const NodeAddress& b) {
+  return a.length == b.length && std::memcmp(&a.storage, &b.storage, a.length) == 0;
+}
+
+// The index of the target that has the last one's address already, or that of the last one.
+uint32_t find_same(const Target* targets, uint32_t last) {
+  uint32_t i = 0;
+  while (!is_same(targets[i].address, targets[last].address)) i++;
+  return i;
+}
+
+bool parse_targets(const char* text, Target* targets, uint32_t& count, Line& why) {
+  count = 0;
+  if (text == nullptr) text = "";
+  while (true) {
+    size_t length = std::strcspn(text, ",");
+    auto refuse = [&](const char* what) {
+      why.text("BARTENDER_NODES: \"").text(text, length).text("\" ").text(what).text(kHint);
+      return false;
+    };
+    if (count == kNodesMax) return refuse("is one node too many");
+    Target& target = targets[count];
+    if (length >= sizeof(target.text)) return refuse("is no address");
+    std::memcpy(target.text, text, length);
+    target.text[length] = '\0';
+    if (!parse_address(target.text, target.address)) return refuse("is no address");
+    if (!has_port(target.address)) return refuse("has no port");
+    // Two replicas on one node are one.
+    if (find_same(targets, count) != count) return refuse("is there twice");
+    count++;
+    if (text[length] == '\0') return true;
+    text += length + 1;
+  }
+}
+
+Error read_key(const char* setting, const char* path, uint8_t (&key)[wire::kKeyBytes], Line& why) {
+  why.text(setting);
+  if (path == nullptr || path[0] == '\0') {
+    why.text(" is not set; name the file that holds the nodes' key");
+    return Error::kInvalid;
+  }
+  why.text(": ").text(path);
+  switch (read_key_file(path, key)) {
+    case KeyError::kNone:
+      return Error::kNone;
+    case KeyError::kUnreadable:
+      why.text(" cannot be read, or is no file; see its path and owner");
+      return Error::kNotFound;
+    case KeyError::kExposed:
+      why.text(" is open to others than its owner; type: chmod 600 ").text(path);
+      return Error::kPermission;
+    case KeyError::kMalformed:
+      why.text(" holds no key; it must be the nodes' own, made with: openssl rand -hex 32");
+      return Error::kInvalid;
+  }
+  return Error::kInvalid;
+}
+
+}  // namespace
+
+struct NodeClients::Shared {
+  NodeClient client;
+  Target targets[kNodesMax];
+  Node* nodes[kNodeSetsMax * kNodesMax];
+};
+
+Error NodeClients::open(const NodeClientsRequest& request, Line& why) noexcept {
+  BTD_CHECK(shared_ == nullptr && request.arena != nullptr && request.epoch > 0);
+  BTD_CHECK(request.set_count > 0 && request.set_count <= kNodeSetsMax);
+  Target targets[kNodesMax];
+  uint32_t count = 0;
+  if (!parse_targets(request.nodes, targets, count, why)) return Error::kInvalid;
+  NodeClient client{};
+  // A Line only grows: what is said about a good key is not kept.
+  Line said = why;
+  Error error = read_key("BARTENDER_KEY_FILE", request.key_file, client.key, said);
+  if (error != Error::kNone) {
+    why = said;
+    return error;
+  }
+  std::memcpy(client.arena, request.arena, sizeof(client.arena));
+  client.epoch = request.epoch;
+  client.durability = wire::Durability::kProcess;
+  client.role = wire::Role::kOwner;
+  if (!random_bytes(client.client, sizeof(client.client))) {
+    why.text(
+        "the kernel gives no random bytes, which memory nodes need; is getrandom(2) forbidden?");
+    return Error::kIo;
+  }
+
+  static_assert(alignof(FarNode) == 4096);
+  size_t head_bytes = round_up(sizeof(Shared), alignof(FarNode));
+  size_t total_bytes = head_bytes + request.set_count * count * sizeof(FarNode);
+  intptr_t mapped = sys::map(nullptr, total_bytes, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped < 0) {
+    why.text("no address space for connections to memory nodes: ").size(total_bytes);
+    return Error::kNoMemory;
+  }
+  auto* base = reinterpret_cast<char*>(mapped);
+  // Without a word if the kernel does not know it: the keys shall not be in a core file, and a huge
+  // page would take what nobody has touched.
+  sys::advise(base, total_bytes, MADV_DONTDUMP);
+  sys::advise(base, total_bytes, MADV_NOHUGEPAGE);
+  mapped_bytes_ = total_bytes;
+  shared_ = ::new (base) Shared;
+  shared_->client = client;
+  explicit_bzero(&client, sizeof(client));
+  std::memcpy(shared_->targets, targets, sizeof(targets));
+  count_ = count;
+  set_count_ = request.set_count;
+  for (uint32_t i = 0; i < set_count_ * count_; i++) {
+    auto* node = ::new (base + head_bytes + i * sizeof(FarNode)) FarNode;
+    node->configure(targets[i % count_].address, shared_->client, request.operation_ms);
+    shared_->nodes[i] = node;
+  }
+  return Error::kNone;
+}
+
+void NodeClients::close() noexcept {
+  if (shared_ == nullptr) return;
+  for (uint32_t i = 0; i < set_count_ * count_; i++) node(i / count_, i % count_).~FarNode();
+  explicit_bzero(shared_, sizeof(*shared_));
+  sys::unmap(shared_, mapped_bytes_);
+  shared_ = nullptr;
+  mapped_bytes_ = 0;
+  count_ = set_count_ = 0;
+}
+
+Node* const* NodeClients::set(uint32_t index) const {
+  BTD_CHECK(index < set_count_);
+  return shared_->nodes + index * count_;
+}
+
+FarNode& NodeClients::node(uint32_t set_index, uint32_t index) const {
+  BTD_CHECK(index < count_);
+  return *static_cast<FarNode*>(set(set_index)[index]);
+}
+
+void NodeClients::name(uint32_t index, Line& line) const {
+  BTD_CHECK(index < count_);
+  line.text(shared_->targets[index].text);
+}
+
+}  // namespace btd

@@ -1,0 +1,190 @@
+// What an arena uses to get at its nodes, with bartenderd.  Invariants checked: a bad setting is
+// one clear line and nothing is mapped; open() allocates nothing and connects nowhere; pages that
+// no connection uses cost nothing.
+//
+// The daemon's path is the environment's BTD_BARTENDERD.
+#define BOOST_TEST_MODULE client
+#include "rdma/client.hpp"
+
+#include <malloc.h>
+
+#include <boost/test/unit_test.hpp>
+#include <cstring>
+#include <string>
+
+#include "core/spill/extent_word.hpp"
+#include "tests/rdma/node_daemon.hpp"
+
+namespace btd {
+namespace {
+
+using test::Daemon;
+using test::Scratch;
+
+static_assert(kNodesMax == kFarNodesMax);
+
+constexpr uint8_t kArena[wire::kUuidBytes] = {0xA0, 1, 2};
+
+NodeClientsRequest request_of(const std::string& nodes, const std::string& key) {
+  NodeClientsRequest request;
+  request.nodes = nodes.c_str();
+  request.key_file = key.c_str();
+  request.arena = kArena;
+  request.epoch = 1;
+  return request;
+}
+
+// Closed in the end.
+struct Clients {
+  NodeClients clients;
+  ~Clients() { clients.close(); }
+  NodeClients* operator->() { return &clients; }
+};
+
+std::string why_not(const NodeClientsRequest& request, Error expected) {
+  Clients clients;
+  Line why;
+  Error error = clients->open(request, why);
+  BOOST_TEST((error == expected), why.c_str());
+  BOOST_TEST(clients->count() == 0u);
+  return why.c_str();
+}
+
+uint64_t resident_bytes() {
+  unsigned long pages = 0, resident = 0;
+  FILE* file = std::fopen("/proc/self/statm", "r");
+  BOOST_REQUIRE(std::fscanf(file, "%lu %lu", &pages, &resident) == 2);
+  std::fclose(file);
+  return resident * 4096;
+}
+
+NodeCompletion wait_for_one(Node& node) {
+  NodeCompletion completion{};
+  for (int i = 0; i < 300; i++) {
+    if (node.poll(&completion, 1, 100000) == 1) return completion;
+  }
+  BOOST_FAIL("nothing was reported");
+  return completion;
+}
+
+BOOST_AUTO_TEST_CASE(bad_nodes_are_named) {
+  Scratch scratch;
+  std::string key = scratch.path + "/key";
+  struct Trial {
+    const char* nodes;
+    const char* part;
+    const char* what;
+  };
+  const Trial trials[] = {
+      {"", "\"\"", "is no address"},
+      {"far.example:7070", "\"far.example:7070\"", "is no address"},
+      {"192.0.2.7", "\"192.0.2.7\"", "is no address"},
+      {"192.0.2.7:7070,", "\"\"", "is no address"},
+      {"192.0.2.7:7070 ,192.0.2.8:7070", "\"192.0.2.7:7070 \"", "is no address"},
+      {"192.0.2.7:7070,192.0.2.8", "\"192.0.2.8\"", "is no address"},
+      {"192.0.2.7:0", "\"192.0.2.7:0\"", "has no port"},
+      {"[2001:db8::7]:0", "\"[2001:db8::7]:0\"", "has no port"},
+      {"192.0.2.7:7070,192.0.2.8:7070,192.0.2.7:7070", "\"192.0.2.7:7070\"", "is there twice"},
+      {"[2001:db8::7]:1,[2001:db8:0::7]:1", "\"[2001:db8:0::7]:1\"", "is there twice"},
+      {"192.0.2.1:1,192.0.2.1:2,192.0.2.1:3,192.0.2.1:4,192.0.2.1:5,192.0.2.1:6,192.0.2.1:7,"
+       "192.0.2.1:8,192.0.2.1:9",
+       "\"192.0.2.1:9\"", "is one node too many"},
+  };
+  for (const Trial& trial : trials) {
+    std::string why = why_not(request_of(trial.nodes, key), Error::kInvalid);
+    BOOST_TEST(why.find(std::string(trial.part) + " " + trial.what) != std::string::npos, why);
+    BOOST_TEST(why.find("BARTENDER_NODES") != std::string::npos, why);
+    BOOST_TEST(why.find("give 192.0.2.7:7070") != std::string::npos, why);
+  }
+  NodeClientsRequest none = request_of("", key);
+  none.nodes = nullptr;
+  why_not(none, Error::kInvalid);
+}
+
+BOOST_AUTO_TEST_CASE(bad_keys_are_named) {
+  Scratch scratch;
+  std::string nodes = "192.0.2.7:7070", key = scratch.write_key("/other", 7);
+  auto why = [&](Error expected) { return why_not(request_of(nodes, key), expected); };
+  chmod(key.c_str(), 0644);
+  BOOST_TEST(why(Error::kPermission).find("chmod 600 " + key) != std::string::npos);
+  chmod(key.c_str(), 0600);
+  BOOST_REQUIRE(truncate(key.c_str(), 40) == 0);
+  BOOST_TEST(why(Error::kInvalid).find("openssl rand -hex 32") != std::string::npos);
+  unlink(key.c_str());
+  BOOST_TEST(why(Error::kNotFound).find(key) != std::string::npos);
+  key.clear();
+  BOOST_TEST(why(Error::kInvalid).find("BARTENDER_KEY_FILE is not set") != std::string::npos);
+}
+
+BOOST_AUTO_TEST_CASE(opening_allocates_nothing_and_untouched_pages_cost_nothing) {
+  Scratch scratch;
+  std::string key = scratch.path + "/key";
+  std::string nodes =
+      "192.0.2.1:1,192.0.2.1:2,192.0.2.1:3,192.0.2.1:4,192.0.2.1:5,192.0.2.1:6,192.0.2.1:7,"
+      "[2001:db8:ffff:ffff:ffff:ffff:255.255.255.255]:65535";
+  NodeClientsRequest request = request_of(nodes, key);
+  request.set_count = 6;
+  Clients clients;
+  Line why;
+  uint64_t before = resident_bytes();
+  size_t allocated = mallinfo2().uordblks;
+  Error error = clients->open(request, why);
+  size_t allocated_after = mallinfo2().uordblks;
+  uint64_t grown = resident_bytes() - before;
+  BOOST_TEST(allocated_after == allocated);
+  BOOST_TEST((error == Error::kNone), why.c_str());
+  BOOST_TEST(clients->count() == 8u);
+  BOOST_TEST(clients->set_count() == 6u);
+  std::printf("48 connections: %zu KiB resident\n", static_cast<size_t>(grown / 1024));
+  BOOST_TEST(grown < 48 * 24 * kKiB);
+  for (uint32_t set = 0; set < 6; set++) {
+    for (uint32_t i = 0; i < 8; i++) {
+      Node* node = clients->set(set)[i];
+      BOOST_TEST(node == &clients->node(set, i));
+      BOOST_TEST(!node->is_connected());
+      BOOST_TEST(reinterpret_cast<uintptr_t>(node->buffer(0)) % 4096 == 0u);
+    }
+  }
+  Line name;
+  clients->name(7, name);
+  BOOST_TEST(
+      std::string(name.c_str()).find("[2001:db8:ffff:ffff:ffff:ffff:255.255.255.255]:65535") !=
+      std::string::npos);
+}
+
+BOOST_AUTO_TEST_CASE(sets_reach_every_node_and_are_one_client) {
+  Scratch scratch;
+  Daemon one(scratch), two(scratch, "8M", "127.0.0.1:0", "/store2");
+  std::string key = scratch.path + "/key", nodes = one.address_text() + "," + two.address_text();
+  NodeClientsRequest request = request_of(nodes, key);
+  request.set_count = 3;
+  Clients clients;
+  Line why;
+  BOOST_REQUIRE((clients->open(request, why) == Error::kNone));
+  for (uint32_t set = 0; set < 3; set++) {
+    for (uint32_t i = 0; i < 2; i++) {
+      BOOST_REQUIRE((clients->set(set)[i]->connect(5000) == NodeStatus::kGood));
+      BOOST_TEST((clients->node(set, i).transport() == wire::Transport::kTcp));
+    }
+  }
+  for (uint32_t i = 0; i < 2; i++) {
+    Node& writer = *clients->set(0)[i];
+    std::memset(writer.buffer(3), static_cast<int>('a' + i), 100);
+    BOOST_REQUIRE(writer.write(3, 77, 5, 100));
+    BOOST_TEST((wait_for_one(writer).status == NodeStatus::kGood));
+    Node& reader = *clients->set(2)[i];
+    BOOST_REQUIRE(reader.read(1, 77, 5));
+    NodeCompletion read = wait_for_one(reader);
+    BOOST_TEST((read.status == NodeStatus::kGood && read.length_bytes == 100));
+    BOOST_TEST(reader.buffer(1)[99] == static_cast<char>('a' + i));
+  }
+  // Another opening of the same epoch is another client.
+  Clients second;
+  BOOST_REQUIRE((second->open(request, why) == Error::kNone));
+  BOOST_TEST((second->set(0)[0]->connect(5000) == NodeStatus::kFenced));
+  clients->close();
+  BOOST_TEST(clients->count() == 0u);
+}
+
+}  // namespace
+}  // namespace btd
