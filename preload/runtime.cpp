@@ -17,6 +17,7 @@
 #include "core/base/sys.hpp"
 #include "core/recovery/place.hpp"
 #include "preload/clusters.hpp"
+#include "preload/far.hpp"
 #include "preload/next.hpp"
 
 namespace btd::preload {
@@ -37,6 +38,7 @@ constinit ThreadCache empty_cache{};
 constinit std::atomic<Stage> stage{Stage::kOff};
 constinit Lock open_lock;   // taken before any lock of the arena
 constinit Lock late_lock;   // guards late_heap; taken before any lock of the arena
+constinit FarTier* far;     // nullptr: no memory nodes
 constinit Heap* late_heap;  // for threads that have no heap of their own any more
 char program[NAME_MAX + 1];
 constinit std::atomic<bool> is_full_told{false};
@@ -83,7 +85,7 @@ bool open_if_ready() {
   // perhaps behind a system call filter by then.
   next.free(next.malloc(1));
   Line why;
-  Error error = open_by_config(config, program, arena, why);
+  Error error = open_by_config(config, program, far, arena, why);
   errno = kept;
   if (error != Error::kNone) {
     turn_off();
@@ -179,6 +181,9 @@ void after_fork_in_child() {
   stage.store(Stage::kInherited, std::memory_order_relaxed);
   arena.fork_child();
   process_cluster.reset_after_fork();
+  if (far == nullptr) return;
+  far->forget_in_child();
+  if (config.fork == ForkMode::kSnapshot) far->open_in_child();
 }
 
 // --- Start and end
@@ -193,7 +198,7 @@ void end_process(int status, void*) {
   // A root says that the program wants to find its data again.
   if ((status & 0xFF) == 0 && config.on_exit == OnExit::kDiscard &&
       !process_cluster.roots().any()) {
-    arena.discard();
+    if (arena.discard() && far != nullptr) far->leave_nothing();
   } else {
     arena.close_in_good_order();
   }
@@ -268,6 +273,7 @@ bool has_own_malloc() {
   on_exit(end_process, nullptr);
   has_exit_key = pthread_key_create(&exit_key, end_thread) == 0;
   clusters_at_start();
+  far = configure_far(config);
   stage.store(Stage::kReady, std::memory_order_release);
   threshold = static_cast<size_t>(config.threshold_bytes);
   errno = kept;

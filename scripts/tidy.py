@@ -27,8 +27,8 @@ CORE_BELOW = {
     'heap': {'base', 'persist'},
     'tx': {'base', 'persist', 'heap'},
     'gc': {'base', 'persist', 'heap', 'tx'},
-    'recovery': {'base', 'persist', 'heap', 'tx', 'gc'},
-    'api': {'base', 'persist', 'heap', 'tx', 'gc', 'recovery'},
+    'recovery': {'base', 'persist', 'heap', 'tx', 'gc', 'spill'},
+    'api': {'base', 'persist', 'heap', 'tx', 'gc', 'spill', 'recovery'},
     'defrag': {'base', 'persist', 'heap', 'tx'},
     'spill': {'base', 'persist', 'heap', 'tx'},
 }

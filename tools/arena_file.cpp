@@ -104,13 +104,13 @@ Summary summarize(const ArenaView& view) {
   Progress progress("reading the arena");
   Summary summary;
   summary.classes.resize(kSizeClassCount);
-  uint64_t coarse = view.header().coarse_frame_count;
   uint64_t free_from = 0;
   // A run of free frames ends at an extent in use, at the zone's end and at the data's end.
   auto free_until = [&](uint64_t frame) {
-    if (free_from < coarse && frame > coarse) {
-      summary.largest_free_frames = std::max(summary.largest_free_frames, coarse - free_from);
-      free_from = coarse;
+    for (const ZoneFrames& zone : zones_of(view.header())) {
+      if (free_from >= zone.first || frame <= zone.first) continue;
+      summary.largest_free_frames = std::max(summary.largest_free_frames, zone.first - free_from);
+      free_from = zone.first;
     }
     if (frame > free_from)
       summary.largest_free_frames = std::max(summary.largest_free_frames, frame - free_from);

@@ -23,14 +23,21 @@ Numbers numbers_of(const ArenaView& view, const Summary& summary) {
   const ArenaHeader& header = view.header();
   Numbers numbers{};
   numbers.used_bytes = summary.extent_frames * kFrameBytes;
-  numbers.free_bytes = header.capacity_bytes - std::min(header.capacity_bytes, numbers.used_bytes);
+  uint64_t capacity_bytes = header.capacity_bytes;
+  for (const ZoneFrames& zone : zones_of(header))
+    if (zone.is_far) capacity_bytes += zone.count * kFrameBytes;
+  numbers.free_bytes = capacity_bytes - std::min(capacity_bytes, numbers.used_bytes);
   numbers.free_slot_bytes = summary.superblock_bytes - summary.small_live_bytes;
   numbers.largest_free_bytes =
       std::min(numbers.free_bytes, summary.largest_free_frames * kFrameBytes);
-  uint64_t coarse = header.coarse_frames_grown, fine = header.fine_frames_grown;
-  numbers.metadata_bytes = 2 * kArenaHeaderBytes + (coarse + fine) * sizeof(FrameHeader) +
-                           coarse * kCoarseStatesPerFrame + fine * kFineStatesPerFrame;
-  numbers.grown_bytes = numbers.metadata_bytes + (coarse + fine) * kFrameBytes;
+  numbers.metadata_bytes = 2 * kArenaHeaderBytes;
+  uint64_t near_frames = 0;
+  for (const ZoneFrames& zone : zones_of(header)) {
+    uint64_t states_per_frame = zone.is_fine ? kFineStatesPerFrame : kCoarseStatesPerFrame;
+    numbers.metadata_bytes += zone.grown * (sizeof(FrameHeader) + states_per_frame);
+    if (!zone.is_far) near_frames += zone.grown;
+  }
+  numbers.grown_bytes = numbers.metadata_bytes + near_frames * kFrameBytes;
   return numbers;
 }
 

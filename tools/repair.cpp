@@ -98,7 +98,7 @@ class Repairer {
                                     ? &kSizeClasses[extent->size_class]
                                     : nullptr;
     uint64_t first_granule =
-        info == nullptr ? 0 : finding.offset - view_.state_offset(extent->first_frame);
+        info == nullptr ? 0 : finding.offset - state_offset(view_.header(), extent->first_frame);
     for (size_t i = 0; i < states.size(); i++) {
       if (states[i] == kStateFree) continue;
       uint64_t granule = first_granule + i;
@@ -132,10 +132,9 @@ class Repairer {
 
   // The most that the damaged extent can have covered.
   uint64_t next_head(uint64_t frame) const {
-    const ArenaHeader& header = view_.header();
-    bool is_fine = view_.is_fine_frame(frame);
-    uint64_t end = is_fine ? uint64_t{header.coarse_frame_count} + header.fine_frames_grown
-                           : header.coarse_frames_grown;
+    uint64_t end = 0;
+    for (const ZoneFrames& zone : zones_of(view_.header()))
+      if (frame >= zone.first) end = zone.end_grown();
     for (const Extent& extent : extents_) {
       if (extent.first_frame > frame) return std::min(end, extent.first_frame);
     }

@@ -130,6 +130,88 @@ const Setting kSettings[kSettingCount] = {
      .bytes_max = 0,
      .choices = {"snapshot", "none"},
      .choices_usable = 2},
+    {.name = "NODES",
+     .unit = "addresses",
+     .range = "up to 8 numeric addresses with ports such as 192.0.2.7:7070,[2001:db8::7]:7070",
+     .default_text = "",
+     .cost = "two or three threads and a userfaultfd in each process with an arena; what went far "
+             "comes back over the network when it is touched",
+     .what = "memory nodes (bartenderd) that take what does not fit near; none: all stays on this "
+             "machine. Needs root or access to /dev/userfaultfd, and DURABILITY=process",
+     .kind = SettingKind::kNames,
+     .offset = offsetof(Config, nodes),
+     .bytes_min = 0,
+     .bytes_max = 0,
+     .choices = {},
+     .choices_usable = 0},
+    {.name = "NEAR",
+     .unit = "bytes",
+     .range = "a size from 0 to 64T such as 512M, 16G",
+     .default_text = "0",
+     .cost = "smaller: more of the data is fetched over the network",
+     .what = "with NODES: how much of the data is kept on this machine, at least 4M; 0 is a "
+             "quarter of its memory",
+     .kind = SettingKind::kSize,
+     .offset = offsetof(Config, near_bytes),
+     .bytes_min = 0,
+     .bytes_max = uint64_t{64} << 40,
+     .choices = {},
+     .choices_usable = 0},
+    {.name = "REPLICAS",
+     .unit = "count",
+     .range = "1 to 8",
+     .default_text = "2",
+     .cost = "each takes a copy of what is far, and each write-back goes to all",
+     .what = "with NODES: how many nodes have each far extent; at most all there are. With 2 any "
+             "node may die without a loss",
+     .kind = SettingKind::kSize,
+     .offset = offsetof(Config, replicas),
+     .bytes_min = 1,
+     .bytes_max = 8,
+     .choices = {},
+     .choices_usable = 0},
+    {.name = "KEY_FILE",
+     .unit = "path",
+     .range = "a path of at most 511 characters",
+     .default_text = "",
+     .cost = "none",
+     .what =
+         "with NODES: the file with the key that the nodes have too, 64 hexadecimal digits that "
+         "only its owner may read",
+     .kind = SettingKind::kPath,
+     .offset = offsetof(Config, key_file),
+     .bytes_min = 0,
+     .bytes_max = 0,
+     .choices = {},
+     .choices_usable = 0},
+    {.name = "SEAL_FILE",
+     .unit = "path",
+     .range = "a path of at most 511 characters",
+     .default_text = "",
+     .cost = "encryption of each extent that goes or comes, some 15 microseconds",
+     .what =
+         "with NODES: a key file like KEY_FILE, but the nodes do not have it: extents are sealed "
+         "with AES-256-GCM before they leave; empty: they are not",
+     .kind = SettingKind::kPath,
+     .offset = offsetof(Config, seal_file),
+     .bytes_min = 0,
+     .bytes_max = 0,
+     .choices = {},
+     .choices_usable = 0},
+    {.name = "SPILL_POLICY",
+     .unit = "word",
+     .range = "all, large",
+     .default_text = "all",
+     .cost = "large: small blocks that do not fit near go to volatile memory",
+     .what =
+         "with NODES: what may go far once near is full: blocks of every size, or only those of "
+         "64K and more",
+     .kind = SettingKind::kChoice,
+     .offset = offsetof(Config, spill_policy),
+     .bytes_min = 0,
+     .bytes_max = 0,
+     .choices = {"all", "large"},
+     .choices_usable = 2},
     {.name = "PARANOID",
      .unit = "0 or 1",
      .range = "0, 1",
@@ -347,6 +429,10 @@ Refusal check_names(const char* text) {
   return {};
 }
 
+Refusal check_path(const char* text) {
+  return std::strlen(text) < kSettingTextBytes ? Refusal{} : Refusal{0, "too long", false};
+}
+
 // Whole values only reach `config`, so a refused one leaves it as it was.
 Refusal set_field(Config& config, const Setting& setting, const char* value) {
   char* field = reinterpret_cast<char*>(&config) + setting.offset;
@@ -365,8 +451,9 @@ Refusal set_field(Config& config, const Setting& setting, const char* value) {
     if (refusal.why == nullptr) std::memcpy(field, &choice, sizeof(choice));
     return refusal;
   }
-  bool const pattern = setting.kind == SettingKind::kPattern;
-  Refusal refusal = pattern ? check_pattern(value) : check_names(value);
+  Refusal refusal = setting.kind == SettingKind::kPattern ? check_pattern(value)
+                    : setting.kind == SettingKind::kNames ? check_names(value)
+                                                          : check_path(value);
   if (refusal.why != nullptr) return refusal;
   size_t const length = std::strlen(value);
   std::memset(field, 0, kSettingTextBytes);

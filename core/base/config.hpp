@@ -20,6 +20,7 @@ enum class OnExit : uint8_t { kDiscard = 0, kKeep = 1 };
 enum class OnError : uint8_t { kVolatile = 0, kAbort = 1 };
 enum class OnMisuse : uint8_t { kAbort = 0, kIgnore = 1 };
 enum class ForkMode : uint8_t { kSnapshot = 0, kNone = 1 };
+enum class SpillPolicy : uint8_t { kAll = 0, kLarge = 1 };
 
 inline constexpr size_t kSettingTextBytes = 512;  // longest text of a setting, with its NUL
 
@@ -33,12 +34,18 @@ struct Config {
   OnError on_error;
   OnMisuse on_misuse;
   ForkMode fork;
+  char nodes[kSettingTextBytes];      // memory nodes' addresses, separated by commas; empty: none
+  uint64_t near_bytes;                // 0: a quarter of the machine's memory
+  uint64_t replicas;                  // nodes that have each far extent
+  char key_file[kSettingTextBytes];   // shared with the nodes
+  char seal_file[kSettingTextBytes];  // never leaves this machine; empty: extents are not sealed
+  SpillPolicy spill_policy;
   bool paranoid;  // report pointers from the arena to volatile memory
   LogLevel log;
   char only[kSettingTextBytes];  // program names separated by ',' or ':'; empty: every program
 };
 
-enum class SettingKind : uint8_t { kSize, kChoice, kPattern, kNames };
+enum class SettingKind : uint8_t { kSize, kChoice, kPattern, kNames, kPath };
 
 struct Setting {
   const char* name;  // "SIZE"; the environment variable is kEnvironmentPrefix and this
@@ -50,7 +57,7 @@ struct Setting {
 
   SettingKind kind;
   uint16_t offset;         // of the field in Config
-  uint64_t bytes_min;      // kSize only
+  uint64_t bytes_min;      // kSize only; of REPLICAS a count, not bytes
   uint64_t bytes_max;      // kSize only
   const char* choices[4];  // kChoice only; nullptr after the last
   uint8_t
@@ -58,7 +65,7 @@ struct Setting {
 };
 
 inline constexpr char kEnvironmentPrefix[] = "BARTENDER_";
-inline constexpr size_t kSettingCount = 12;
+inline constexpr size_t kSettingCount = 18;
 extern const Setting kSettings[kSettingCount];
 
 // The setting called `name` (without the prefix, upper case), or nullptr.

@@ -29,7 +29,8 @@ T* map_dram(size_t size_bytes, int protection) {
 // --- Life
 // ---------------------------------------------------------------------------------------------------------------
 
-Error Arena::create(const Mapping& mapping, uint64_t capacity_bytes, bool keep_from_children) {
+Error Arena::create(const Mapping& mapping, uint64_t capacity_bytes, bool keep_from_children,
+                    uint64_t far_bytes) {
   ArenaHeader header{};
   header.format_version = kFormatVersion;
   header.header_bytes = kArenaHeaderBytes;
@@ -40,13 +41,16 @@ Error Arena::create(const Mapping& mapping, uint64_t capacity_bytes, bool keep_f
   std::memcpy(&seed, header.uuid, sizeof(seed));
 
   bool is_device = mapping.backend() == Backend::kDevdax;
-  uint64_t coarse = round_down(capacity_bytes / kFrameBytes, kGrowFrames);
+  uint64_t near = round_down(capacity_bytes / kFrameBytes, kGrowFrames);
+  uint64_t far = is_device ? 0 : round_down(far_bytes / kFrameBytes, kGrowFrames);
   for (;;) {
-    uint64_t fine = round_up(divide_up(coarse, kCoarseFramesPerFine), kGrowFrames);
-    if (coarse < kGrowFrames || coarse + fine > kNoIndex / 2) return Error::kNoSpace;
+    uint64_t coarse = near + far;
+    uint64_t fine = round_up(divide_up(near, kCoarseFramesPerFine), kGrowFrames);
+    if (near < kGrowFrames || coarse + fine > kNoIndex / 2) return Error::kNoSpace;
     header.coarse_frame_count = static_cast<uint32_t>(coarse);
+    header.far_first_frame = far == 0 ? 0 : static_cast<uint32_t>(near);
     header.fine_frame_count = static_cast<uint32_t>(fine);
-    header.capacity_bytes = coarse * kFrameBytes;
+    header.capacity_bytes = near * kFrameBytes;
     uint64_t at = 2 * kArenaHeaderBytes;
     auto region = [&at](uint64_t size_bytes) {
       uint64_t offset = round_up(at, kRegionAlignment);
@@ -64,8 +68,8 @@ Error Arena::create(const Mapping& mapping, uint64_t capacity_bytes, bool keep_f
     header.data_offset = region((coarse + fine) * kFrameBytes);
     header.file_bytes = round_up(at, kRegionAlignment);
     if (!is_device || header.file_bytes <= mapping.length_bytes()) break;
-    coarse = round_down(coarse - divide_up(coarse, 64),
-                        kGrowFrames);  // a device holds both zones in full
+    // A device holds both zones in full.
+    near = round_down(near - divide_up(near, 64), kGrowFrames);
   }
 
   mapping_ = mapping;
@@ -109,18 +113,20 @@ Error Arena::attach(const Mapping& mapping, const ArenaHeader& header, bool keep
       header.lanes_grown > 0 && error != Error::kNone)
     return error;
   header_ = header;
-  for (Zone* zone : {&coarse_, &fine_}) {
-    uint32_t grown = zone == &coarse_ ? header.coarse_frames_grown : header.fine_frames_grown;
-    if (grown == 0) continue;
-    if (Error error = grow_metadata(*zone, zone->first_frame, grown); error != Error::kNone)
+  for (const ZoneFrames& media : zones_of(header)) {
+    if (media.grown == 0) continue;
+    Zone& zone = media.is_fine ? fine_ : media.is_far ? far_ : coarse_;
+    auto grown = static_cast<uint32_t>(media.grown);
+    if (Error error = grow_metadata(zone, zone.first_frame, grown); error != Error::kNone)
       return error;
-    if (Error error =
-            mapping_.open_access(frame_offset(zone->first_frame), uint64_t{grown} * kFrameBytes);
+    if (Error error = &zone == &far_ ? Error::kNone
+                                     : mapping_.open_access(frame_offset(zone.first_frame),
+                                                            media.grown * kFrameBytes);
         error != Error::kNone) {
       return error;
     }
-    zone->frames_grown = grown;
-    zone->extents.extend(grown);
+    zone.frames_grown = grown;
+    zone.extents.extend(grown);
   }
   return Error::kNone;
 }
@@ -133,20 +139,22 @@ Error Arena::prepare(const Mapping& mapping, const ArenaHeader& header) {
   if (mapping.backend() == Backend::kDevdax)
     capacity_frames_ = uint64_t{header.coarse_frame_count} + header.fine_frame_count;
   data_bytes_ = (uint64_t{header.coarse_frame_count} + header.fine_frame_count) * kFrameBytes;
-  coarse_.first_frame = 0;
-  coarse_.frame_count = header.coarse_frame_count;
-  fine_.first_frame = header.coarse_frame_count;
-  fine_.frame_count = header.fine_frame_count;
-  coarse_.frames_grown = fine_.frames_grown = 0;
+  for (const ZoneFrames& media : zones_of(header)) {
+    Zone& zone = media.is_fine ? fine_ : media.is_far ? far_ : coarse_;
+    zone.first_frame = static_cast<uint32_t>(media.first);
+    zone.frame_count = static_cast<uint32_t>(media.count);
+    zone.frames_grown = 0;
+  }
+  // Behind its window lies what only the pager touches.
+  far_.frame_count -= min(far_.frame_count, kGrowFrames);
   if (Error error = reserve_tables(); error != Error::kNone) return error;
-  coarse_.extents.init(nodes_, coarse_.first_frame);
-  fine_.extents.init(nodes_, fine_.first_frame);
+  for (Zone* zone : {&coarse_, &far_, &fine_}) zone->extents.init(nodes_, zone->first_frame);
   frame_headers_ = reinterpret_cast<FrameHeader*>(mapping.address(header.frame_header_offset));
   geometry_.coarse_base = reinterpret_cast<uintptr_t>(mapping.address(header.data_offset));
   geometry_.coarse_granules = 0;
   geometry_.coarse_states = reinterpret_cast<uint8_t*>(mapping.address(header.coarse_state_offset));
   geometry_.bins = frame_bins_;
-  geometry_.coarse_bytes = uint64_t{coarse_.frame_count} * kFrameBytes;
+  geometry_.coarse_bytes = uint64_t{fine_.first_frame} * kFrameBytes;
   geometry_.data_bytes = 0;
   geometry_.fine_granules = 0;
   geometry_.fine_states = reinterpret_cast<uint8_t*>(mapping.address(header.fine_state_offset));
@@ -160,7 +168,7 @@ Error Arena::prepare(const Mapping& mapping, const ArenaHeader& header) {
 // DRAM tables indexed by frame, reserved for the whole arena and backed as it grows (so that
 // mlockall() locks only what is used).
 Error Arena::reserve_tables() {
-  uint64_t frames = uint64_t{coarse_.frame_count} + fine_.frame_count;
+  uint64_t frames = uint64_t{fine_.first_frame} + fine_.frame_count;
   uint64_t bin_bytes = round_up(frames * sizeof(Bin*), page_bytes_);
   uint64_t index_bytes = round_up(frames * sizeof(uint32_t), page_bytes_);
   uint64_t node_bytes = round_up(frames * sizeof(ExtentNode), page_bytes_);
@@ -233,10 +241,7 @@ void Arena::place(Superblock& superblock, uint32_t first_frame, size_t size_clas
   superblock.first_frame = first_frame;
   superblock.size_class = static_cast<uint8_t>(size_class);
   superblock.data = frame_address(first_frame);
-  superblock.states =
-      kSizeClasses[size_class].is_fine
-          ? geometry_.fine_states + uint64_t{first_frame - fine_.first_frame} * kFineStatesPerFrame
-          : geometry_.coarse_states + uint64_t{first_frame} * kCoarseStatesPerFrame;
+  superblock.states = states_of(first_frame);
 }
 
 bool Arena::adopt_superblock(uint32_t first_frame, uint32_t size_class) {
@@ -252,6 +257,7 @@ bool Arena::adopt_superblock(uint32_t first_frame, uint32_t size_class) {
 
 void Arena::adopt_free(uint32_t first_frame, uint32_t frame_count) {
   Zone& zone = zone_of(first_frame);
+  if (&zone == &far_) return give_far(first_frame, frame_count);
   zone.extents.give({first_frame, frame_count, false, false},
                     static_cast<uint32_t>(sys::steady_clock_s()));
 }
@@ -312,7 +318,7 @@ Superblock* Arena::new_superblock() {
     return spare;
   }
   if (superblock_end_ == superblocks_backed_) {
-    uint64_t frames = uint64_t{coarse_.frame_count} + fine_.frame_count;
+    uint64_t frames = uint64_t{fine_.first_frame} + fine_.frame_count;
     auto more = static_cast<uint32_t>(min<uint64_t>(kSuperblockBatch, frames - superblock_end_));
     if (!back_table(superblocks_, superblock_end_, more, page_bytes_)) return nullptr;
     superblocks_backed_ += more;
@@ -390,7 +396,6 @@ void Arena::put_spare(Superblock& superblock) {
 // Between taking and publishing no lock is held: the frames are nobody else's.
 Superblock* Arena::carve(size_t size_class) {
   const SizeClassInfo& info = kSizeClasses[size_class];
-  Zone& zone = info.is_fine ? fine_ : coarse_;
   Superblock* superblock;
   FreeExtent extent;
   {
@@ -398,13 +403,14 @@ Superblock* Arena::carve(size_t size_class) {
     tick();
     superblock = new_superblock();
     if (superblock == nullptr) return nullptr;
-    extent = take_frames(zone, info.frame_count, 1);
+    extent = take_frames(info.is_fine ? fine_ : coarse_, info.frame_count, 1);
+    if (!extent.exists() && !info.is_fine && is_small_far_) extent = take_far(info.frame_count, 1);
     if (!extent.exists()) {
       put_spare(*superblock);
       return nullptr;
     }
   }
-  if (!back(zone, extent, true)) {
+  if (!back(extent, true)) {
     LockGuard guard(extent_lock_);
     put_spare(*superblock);
     return nullptr;
@@ -429,7 +435,7 @@ void Arena::retire(Superblock& superblock) {
   uint32_t frame_count = superblock.info().frame_count;
   LockGuard guard(extent_lock_);
   put_spare(superblock);
-  give_frames(frame, frame_count, false);
+  give_frames(frame, frame_count);
   tick();
 }
 

@@ -21,6 +21,7 @@
 #include "core/base/lock.hpp"
 #include "core/base/result.hpp"
 #include "core/heap/extent_map.hpp"
+#include "core/heap/far_backing.hpp"
 #include "core/heap/heap.hpp"
 #include "core/heap/superblock.hpp"
 #include "core/heap/thread_cache.hpp"
@@ -44,6 +45,7 @@ struct Usage {
   uint64_t live_blocks;
   uint64_t live_large_bytes;
   uint64_t live_large_blocks;
+  uint64_t far_bytes;    // extents of the far zone in use
   uint64_t grown_bytes;  // data frames backed at some time
   uint64_t free_bytes;   // of those, in free extents
 };
@@ -74,7 +76,9 @@ class Arena {
 
   // Makes a new arena in a file that holds nothing.  ERRORS: kNoSpace, kNoMemory: try a smaller
   // capacity.
-  Error create(const Mapping& mapping, uint64_t capacity_bytes, bool keep_from_children = false);
+  // `far_bytes`: address space for a far zone, if it is to have one.
+  Error create(const Mapping& mapping, uint64_t capacity_bytes, bool keep_from_children = false,
+               uint64_t far_bytes = 0);
 
   // Maps an arena whose header has been checked.  Nothing is known of its frames until recovery
   // says it. ERRORS: kAddressTaken, kNoMemory, kNoSpace.
@@ -115,13 +119,22 @@ class Arena {
     state_persist_ = &states;
     is_strict_ = &states != &process_persist();
   }
+  // Before start(): from now on what does not fit near goes to the far zone, which `backing` has
+  // mapped at far_address().  At most `near_bytes` of data are kept near, in what grows from now
+  // on; `small_too`: superblocks may go far as well, else only large blocks of kFarUnitFrames do.
+  void set_far(FarBacking& backing, uint64_t near_bytes, bool small_too);
+  // Where the far zone's bytes belong, and how many; none: 0.
+  char* far_address() const { return frame_address(far_.first_frame); }
+  uint64_t far_bytes() const { return uint64_t{far_.frame_count} * kFrameBytes; }
+
   // REQUIRES: update_header() has set the epoch of this open.
   void start();
 
   bool is_open() const { return is_open_; }
   uint64_t data_bytes() const { return data_bytes_; }
-  // At a good end: the blocks of this epoch are given up, and the file too when it holds no others.
-  void discard();
+  // At a good end: the blocks of this epoch are given up, and the file too when it holds no others:
+  // true.
+  bool discard();
   // At any end by exit(): the header says so.
   void close_in_good_order();
   // Unmaps everything.  REQUIRES: no other thread uses the arena.
@@ -277,7 +290,7 @@ class Arena {
     size_t size_bytes;
   };
   class SnapshotRange;
-  static constexpr int kPrivateRanges = 6;
+  static constexpr int kPrivateRanges = 8;  // three a zone, but the far zone's data is not ours
   // A thread keeps up to 1 MiB, a superblock in each of 16 classes: so many keep 64 MiB.
   static constexpr uint32_t kUncrowdedHeapsMax = 64;
   // 24 MiB: six threads with the 4 MiB that one may keep at most.
@@ -304,7 +317,18 @@ class Arena {
   uint64_t frame_offset(uint32_t frame) const {
     return data_offset_ + (uint64_t{frame} << kFrameShift);
   }
-  Zone& zone_of(uint32_t frame) { return frame < fine_.first_frame ? coarse_ : fine_; }
+  const Zone& zone_of(uint32_t frame) const {
+    if (frame >= fine_.first_frame) return fine_;
+    return frame < far_.first_frame ? coarse_ : far_;
+  }
+  Zone& zone_of(uint32_t frame) {
+    return const_cast<Zone&>(static_cast<const Arena*>(this)->zone_of(frame));
+  }
+  uint8_t* states_of(uint32_t frame) const {
+    return frame < fine_.first_frame
+               ? geometry_.coarse_states + uint64_t{frame} * kCoarseStatesPerFrame
+               : geometry_.fine_states + uint64_t{frame - fine_.first_frame} * kFineStatesPerFrame;
+  }
 
   // REQUIRES: the extent lock.
   // What is taken may have no space in the file yet: see back().
@@ -316,7 +340,10 @@ class Arena {
   bool take_after(uint32_t first_frame, uint32_t frame_count);
   void show_grown();
   Error grow_metadata(Zone& zone, uint32_t first, uint32_t count);
-  void give_frames(uint32_t first_frame, uint32_t frame_count, bool is_zero);
+  void give_frames(uint32_t first_frame, uint32_t frame_count);
+  FreeExtent take_far(uint32_t frame_count, size_t alignment);
+  void give_far(uint32_t first_frame, uint32_t frame_count);
+  uint64_t far_unit_of(uint32_t frame) const { return (frame - far_.first_frame) / kFarUnitFrames; }
   void tick();
   uint32_t dirty_excess(uint32_t floor_frames, uint32_t share) const;
   uint32_t trim(Zone& zone, uint32_t frames_max);
@@ -327,7 +354,7 @@ class Arena {
   // the extent is free again.  REQUIRES: not the extent lock.
   // `touches`: the caller will write to all of it soon; otherwise the pages are left unmapped until
   // they are touched.
-  bool back(Zone& zone, const FreeExtent& extent, bool touches);
+  bool back(const FreeExtent& extent, bool touches);
   bool allocate_space(const FreeExtent& extent, bool touches);
 
   void publish_descriptor(uint32_t frame, ExtentKind kind, uint8_t detail, uint32_t frame_count);
@@ -377,8 +404,15 @@ class Arena {
   void for_each_extent_of(const Zone& zone, Visit visit) const;
   template <typename Visit>
   void for_each_extent(Visit visit) const {
-    for_each_extent_of(coarse_, visit);
-    for_each_extent_of(fine_, visit);
+    for (const Zone* zone : {&coarse_, &far_, &fine_}) for_each_extent_of(*zone, visit);
+  }
+  // visit(frame) for each frame that heads a large block.
+  template <typename Visit>
+  void for_each_large(Visit visit) const {
+    for (const Zone* zone : {&coarse_, &far_}) {
+      for (uint32_t i = 0; i < zone->frames_grown; i++)
+        if (*superblock_index(zone->first_frame + i) == kLargeBlock) visit(zone->first_frame + i);
+    }
   }
 
   // Constant after open.
@@ -386,6 +420,8 @@ class Arena {
   Persist* persist_ = nullptr;
   Persist* state_persist_ = nullptr;
   bool is_strict_ = false;
+  FarBacking* far_backing_ = nullptr;  // none: nothing goes to the far zone
+  bool is_small_far_ = false;
   Geometry geometry_{};
   FrameHeader* frame_headers_ = nullptr;
   uint64_t data_offset_ = 0;
@@ -410,6 +446,7 @@ class Arena {
   Lock extent_lock_;
   ArenaHeader header_{};  // what both copies on media say
   Zone coarse_{};
+  Zone far_{};  // alike, but its bytes are the backing's
   Zone fine_{};
   uint32_t superblock_end_ = 0;  // of the used part of superblocks_
   uint32_t superblocks_backed_ = 0;

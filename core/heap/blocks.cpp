@@ -59,8 +59,10 @@ uint32_t Arena::try_reserve_large(LargeShape shape, size_t alignment, bool* is_z
     LockGuard guard(extent_lock_);
     tick();
     extent = take_frames(coarse_, shape.frame_count, alignment);
+    if (!extent.exists() && (is_small_far_ || shape.frame_count >= kFarUnitFrames))
+      extent = take_far(shape.frame_count, alignment);
   }
-  if (!extent.exists() || !back(coarse_, extent, is_zero == nullptr)) return kNoIndex;
+  if (!extent.exists() || !back(extent, is_zero == nullptr)) return kNoIndex;
   if (is_zero != nullptr) *is_zero = extent.is_zero;
   LockGuard guard(extent_lock_);  // not while a fork copies what is published
   *superblock_index(extent.first_frame) = kLargeBlock;
@@ -255,13 +257,13 @@ void Arena::release_extent(uint32_t first_frame) {
   // From this store on the frames are free; before it they are an extent without a block.
   publish(&media->descriptor, Descriptor{});
   persist_->persist(&media->descriptor, sizeof(Descriptor));
-  give_frames(first_frame, frames, false);
+  give_frames(first_frame, frames);
   tick();
 }
 
 Verdict Arena::look_up(const void* pointer) const {
   uint32_t frame = frame_of(pointer);
-  const Zone& zone = frame < fine_.first_frame ? coarse_ : fine_;
+  const Zone& zone = zone_of(frame);
   if (frame - zone.first_frame >= zone.frames_grown) return Verdict::kNoBlock;
   if (*superblock_index(frame) == kLargeBlock) {
     if (pointer != frame_address(frame)) return Verdict::kMiddle;
@@ -315,7 +317,7 @@ bool Arena::resize_in_place(void* pointer, size_t size_bytes) {
   // now on: none has a descriptor of its own.
   publish_shape(frame, shape);
   if (shape.frame_count < frames_now)
-    give_frames(frame + shape.frame_count, frames_now - shape.frame_count, false);
+    give_frames(frame + shape.frame_count, frames_now - shape.frame_count);
   return true;
 }
 

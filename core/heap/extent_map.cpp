@@ -103,7 +103,7 @@ FreeExtent ExtentMap::take_at(uint32_t first_frame, uint32_t frame_count) noexce
   return cut(first_frame, 0, frame_count);
 }
 
-void ExtentMap::give(FreeExtent extent, uint32_t now_s) noexcept {
+FreeExtent ExtentMap::give(FreeExtent extent, uint32_t now_s) noexcept {
   uint32_t first = extent.first_frame;
   uint32_t count = extent.frame_count;
   BTD_CHECK(first >= first_frame_ && count > 0 && count <= end_frame_ - first);
@@ -128,6 +128,7 @@ void ExtentMap::give(FreeExtent extent, uint32_t now_s) noexcept {
     remove(right);
   }
   insert(first, count, flags, now_s);
+  return {first, count, (flags & kIsBacked) != 0, (flags & kIsZero) != 0};
 }
 
 void ExtentMap::forget_backing(uint32_t first_frame, uint32_t now_s) noexcept {

@@ -58,8 +58,8 @@ class ExtentMap {
   // Takes exactly [first_frame, first_frame + frame_count) if it is the start of a free extent.
   FreeExtent take_at(uint32_t first_frame, uint32_t frame_count) noexcept;
 
-  // Gives frames back; they join their free neighbours.
-  void give(FreeExtent extent, uint32_t now_s) noexcept;
+  // Gives frames back; they join their free neighbours.  What they are part of then.
+  FreeExtent give(FreeExtent extent, uint32_t now_s) noexcept;
 
   // A free extent that may hold memory without need and was freed at or before `freed_s_max`; it is
   // taken out.

@@ -93,10 +93,10 @@ bool Arena::allocate_space(const FreeExtent& extent, bool touches) {
 
 // Without the lock: faulting in a large block takes long, and other threads have their own to
 // fault.
-bool Arena::back(Zone& zone, const FreeExtent& extent, bool touches) {
+bool Arena::back(const FreeExtent& extent, bool touches) {
   if (allocate_space(extent, touches)) return true;
   LockGuard guard(extent_lock_);
-  take_no_space(zone, extent);
+  take_no_space(zone_of(extent.first_frame), extent);
   return false;
 }
 
@@ -121,14 +121,17 @@ void Arena::note_refusal(uint32_t frame_count, uint32_t now_s) {
 bool Arena::grow(Zone& zone, uint32_t frames_wanted) {
   auto now_s = static_cast<uint32_t>(sys::steady_clock_s());
   if (is_refused(frames_wanted, now_s)) return false;
-  zone.extents.forget_backing(zone.first_frame + zone.frames_grown - zone.extents.free_tail(),
-                              now_s);
+  if (&zone != &far_) {
+    zone.extents.forget_backing(zone.first_frame + zone.frames_grown - zone.extents.free_tail(),
+                                now_s);
+  }
   uint32_t missing = frames_wanted - min(frames_wanted, zone.extents.free_tail());
   auto least = static_cast<uint32_t>(round_up(max(missing, 1u), kGrowFrames));
-  uint64_t left =
-      min<uint64_t>(zone.frame_count - zone.frames_grown,
-                    capacity_frames_ -
-                        min<uint64_t>(capacity_frames_, coarse_.frames_grown + fine_.frames_grown));
+  uint64_t left = zone.frame_count - zone.frames_grown;
+  if (&zone != &far_) {
+    uint64_t near = uint64_t{coarse_.frames_grown} + fine_.frames_grown;
+    left = min(left, capacity_frames_ - min(capacity_frames_, near));
+  }
   if (least > left) return false;
   uint32_t step = max(
       least,
@@ -137,17 +140,20 @@ bool Arena::grow(Zone& zone, uint32_t frames_wanted) {
   for (uint32_t count : {step, least}) {
     uint32_t first = zone.first_frame + zone.frames_grown;
     if (grow_metadata(zone, first, count) != Error::kNone) continue;
-    if (mapping_.open_access(frame_offset(first), uint64_t{count} * kFrameBytes) != Error::kNone)
+    if (&zone != &far_ &&
+        mapping_.open_access(frame_offset(first), uint64_t{count} * kFrameBytes) != Error::kNone)
       continue;
     std::atomic_ref(zone.frames_grown).store(zone.frames_grown + count, std::memory_order_relaxed);
     if (is_open_) show_grown();
     update_header([&](ArenaHeader& header) {
       header.coarse_frames_grown = coarse_.frames_grown;
+      header.far_frames_grown = far_.frames_grown;
       header.fine_frames_grown = fine_.frames_grown;
     });
     zone.extents.extend(count);
-    bool is_zero = mapping_.backend() != Backend::kDevdax;
-    zone.extents.give({first, count, false, is_zero}, now_s);
+    bool is_far = &zone == &far_;
+    bool is_zero = !is_far && mapping_.backend() != Backend::kDevdax;
+    zone.extents.give({first, count, is_far, is_zero}, now_s);
     return true;
   }
   note_refusal(frames_wanted, now_s);
@@ -168,12 +174,10 @@ Error Arena::grow_metadata(Zone& zone, uint32_t first, uint32_t count) {
   if (!back_table(frame_bins_, first, count, page_bytes_)) return Error::kNoMemory;
   if (!back_table(superblock_indices_, first, count, page_bytes_)) return Error::kNoMemory;
   if (!back_table(nodes_, first, count, page_bytes_)) return Error::kNoMemory;
-  bool is_fine = &zone == &fine_;
   uint64_t header_offset =
       static_cast<uint64_t>(reinterpret_cast<char*>(frame_header(first)) - mapping_.address());
-  uint32_t states_per_frame = is_fine ? kFineStatesPerFrame : kCoarseStatesPerFrame;
-  uint8_t* states = (is_fine ? geometry_.fine_states : geometry_.coarse_states) +
-                    uint64_t{first - zone.first_frame} * states_per_frame;
+  uint32_t states_per_frame = &zone == &fine_ ? kFineStatesPerFrame : kCoarseStatesPerFrame;
+  uint8_t* states = states_of(first);
   auto state_offset = static_cast<uint64_t>(reinterpret_cast<char*>(states) - mapping_.address());
   uint64_t header_bytes = uint64_t{count} * sizeof(FrameHeader);
   uint64_t state_bytes = uint64_t{count} * states_per_frame;
@@ -193,22 +197,54 @@ Error Arena::grow_metadata(Zone& zone, uint32_t first, uint32_t count) {
 void Arena::persist_metadata() {
   persist_->flush(root(0), header_.roots_grown * sizeof(Root));
   persist_->flush(lane(0), header_.lanes_grown * kLaneBytes);
-  for (const Zone* zone : {&coarse_, &fine_}) {
+  for (const Zone* zone : {&coarse_, &far_, &fine_}) {
     uint64_t grown = zone->frames_grown;
+    uint32_t states_per_frame = zone == &fine_ ? kFineStatesPerFrame : kCoarseStatesPerFrame;
     persist_->flush(frame_header(zone->first_frame), grown * sizeof(FrameHeader));
-    if (zone == &coarse_) {
-      state_persist_->flush(geometry_.coarse_states, grown * kCoarseStatesPerFrame);
-    } else {
-      state_persist_->flush(geometry_.fine_states, grown * kFineStatesPerFrame);
-    }
+    state_persist_->flush(states_of(zone->first_frame), grown * states_per_frame);
   }
   persist_->drain();
 }
 
-void Arena::give_frames(uint32_t first_frame, uint32_t frame_count, bool is_zero) {
-  zone_of(first_frame)
-      .extents.give({first_frame, frame_count, true, is_zero},
+void Arena::give_frames(uint32_t first_frame, uint32_t frame_count) {
+  Zone& zone = zone_of(first_frame);
+  if (&zone == &far_) return give_far(first_frame, frame_count);
+  zone.extents.give({first_frame, frame_count, true, false},
                     static_cast<uint32_t>(sys::steady_clock_s()));
+}
+
+// --- The far zone: its free extents all count as backed and not zero, so that they join; what is
+// zero the backing knows.
+
+void Arena::set_far(FarBacking& backing, uint64_t near_bytes, bool small_too) {
+  far_backing_ = &backing;
+  is_small_far_ = small_too;
+  capacity_frames_ = min(capacity_frames_, near_bytes / kFrameBytes);
+}
+
+FreeExtent Arena::take_far(uint32_t frame_count, size_t alignment) {
+  if (far_backing_ == nullptr) return {};
+  // Large ones share no unit with others: so no fetch brings what nobody asked for.
+  if (frame_count >= kFarUnitFrames)
+    alignment = max<size_t>(alignment, kFarUnitFrames * kFrameBytes);
+  FreeExtent extent = take_frames(far_, frame_count, alignment);
+  if (!extent.exists()) return extent;
+  uint64_t last = far_unit_of(extent.first_frame + frame_count - 1);
+  extent.is_zero = true;
+  for (uint64_t unit = far_unit_of(extent.first_frame); unit <= last && extent.is_zero; unit++)
+    extent.is_zero = far_backing_->is_zero(unit);
+  return extent;
+}
+
+void Arena::give_far(uint32_t first_frame, uint32_t frame_count) {
+  FreeExtent free = far_.extents.give({first_frame, frame_count, true, false},
+                                      static_cast<uint32_t>(sys::steady_clock_s()));
+  // The units that became free as a whole: those that these frames are part of.
+  uint64_t begin = (free.first_frame - far_.first_frame + kFarUnitFrames - 1) / kFarUnitFrames;
+  uint64_t end = (free.first_frame - far_.first_frame + free.frame_count) / kFarUnitFrames;
+  begin = max(begin, far_unit_of(first_frame));
+  end = min(end, far_unit_of(first_frame + frame_count - 1) + 1);
+  if (far_backing_ != nullptr && begin < end) far_backing_->discard(begin, end - begin);
 }
 
 // Free frames that may hold memory beyond the floor and that share of the frames in use.
@@ -313,20 +349,22 @@ void Arena::publish_descriptor(uint32_t frame, ExtentKind kind, uint8_t detail,
   persist_->persist(&frame_header(frame)->descriptor, sizeof(descriptor));
 }
 
-// Takes [first_frame, + frame_count) of the coarse zone, if free; at the zone's end the zone grows
-// for it.
+// Takes [first_frame, + frame_count), if free, for the extent that ends there; at the zone's end
+// the zone grows for it.
 bool Arena::take_after(uint32_t first_frame, uint32_t frame_count) {
-  FreeExtent more = coarse_.extents.take_at(first_frame, frame_count);
-  if (!more.exists()) {
-    coarse_.extents.forget_backing(first_frame, static_cast<uint32_t>(sys::steady_clock_s()));
-    more = coarse_.extents.take_at(first_frame, frame_count);
+  Zone& zone = zone_of(first_frame - 1);
+  FreeExtent more = zone.extents.take_at(first_frame, frame_count);
+  if (!more.exists() && &zone != &far_) {
+    zone.extents.forget_backing(first_frame, static_cast<uint32_t>(sys::steady_clock_s()));
+    more = zone.extents.take_at(first_frame, frame_count);
   }
-  if (!more.exists() && first_frame + coarse_.extents.free_tail() == coarse_.frames_grown &&
-      grow(coarse_, frame_count))
-    more = coarse_.extents.take_at(first_frame, frame_count);
+  uint32_t grown_end = zone.first_frame + zone.frames_grown;
+  if (!more.exists() && first_frame + zone.extents.free_tail() == grown_end &&
+      grow(zone, frame_count))
+    more = zone.extents.take_at(first_frame, frame_count);
   if (!more.exists()) return false;
   if (allocate_space(more, true)) return true;
-  take_no_space(coarse_, more);
+  take_no_space(zone, more);
   return false;
 }
 

@@ -133,9 +133,8 @@ Arena::Reclaimed Arena::retag(uint8_t tag, Retag what) {
     if (is_retired) retire(superblock);
     owner->lock().unlock();
   }
-  for (uint32_t frame = 0; frame < coarse_.frames_grown; frame++) {
-    if (*superblock_index(frame) != kLargeBlock || frame_header(frame)->state != large_state(tag))
-      continue;
+  for_each_large([&](uint32_t frame) {
+    if (frame_header(frame)->state != large_state(tag)) return;
     reclaimed.blocks++;
     reclaimed.bytes += uint64_t{frame_header(frame)->descriptor.frame_count} * kFrameBytes;
     if (what == Retag::kReclaim) {
@@ -144,7 +143,7 @@ Arena::Reclaimed Arena::retag(uint8_t tag, Retag what) {
       publish(&frame_header(frame)->state, large_state(new_state));
       state_persist_->persist(&frame_header(frame)->state, sizeof(uint16_t));
     }
-  }
+  });
   return reclaimed;
 }
 
@@ -169,9 +168,11 @@ Usage Arena::usage() {
   });
   usage.live_blocks += usage.live_large_blocks;
   usage.live_bytes += usage.live_large_bytes;
-  usage.grown_bytes = (uint64_t{coarse_.frames_grown} + fine_.frames_grown) * kFrameBytes;
-  usage.free_bytes =
-      (uint64_t{coarse_.extents.free_frames()} + fine_.extents.free_frames()) * kFrameBytes;
+  for (const Zone* zone : {&coarse_, &far_, &fine_}) {
+    usage.grown_bytes += uint64_t{zone->frames_grown} * kFrameBytes;
+    usage.free_bytes += uint64_t{zone->extents.free_frames()} * kFrameBytes;
+  }
+  usage.far_bytes = uint64_t{far_.frames_grown - far_.extents.free_frames()} * kFrameBytes;
   return usage;
 }
 
@@ -208,15 +209,16 @@ void Arena::retire_epochs(uint64_t span_max, uint64_t span_kept) {
       .write(LogLevel::kError);
 }
 
-void Arena::discard() {
+bool Arena::discard() {
   Survivors left = may_have_survivors_ ? survivors() : Survivors{};
   if (left.oldest_epoch == 0 && !left.has_kept) {
     mapping_.unlink();
-    return;
+    return true;
   }
   // Other threads may still run, and use their blocks: none may be given to anybody else.
   retag(tag_, Retag::kAbandon);
   close_in_good_order();
+  return false;
 }
 
 void Arena::close_in_good_order() {

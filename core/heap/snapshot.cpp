@@ -66,19 +66,21 @@ void Arena::fork_prepare() {
   extent_lock_.lock();
   int used = 0;
   bool is_complete = true;
-  for (Zone* zone : {&coarse_, &fine_}) {
+  for (Zone* zone : {&coarse_, &far_, &fine_}) {
     uint64_t grown = zone->frames_grown;
     if (grown == 0) continue;
-    const uint8_t* state_table = zone == &fine_ ? geometry_.fine_states : geometry_.coarse_states;
+    const uint8_t* state_table = states_of(zone->first_frame);
     uint64_t state_bytes = grown * (zone == &fine_ ? kFineStatesPerFrame : kCoarseStatesPerFrame);
     SnapshotRange states(snapshot_[used++], state_table, state_bytes, page_bytes_);
     states.copy(state_table, state_bytes);
     FrameHeader* first = frame_header(zone->first_frame);
     SnapshotRange headers(snapshot_[used++], first, grown * sizeof(FrameHeader), page_bytes_);
     headers.copy(first, grown * sizeof(FrameHeader));
+    is_complete = is_complete && states.is_there() && headers.is_there();
+    if (zone == &far_) continue;  // its bytes come when the child touches them
     SnapshotRange data(snapshot_[used++], frame_address(zone->first_frame), grown * kFrameBytes,
                        page_bytes_);
-    is_complete = is_complete && states.is_there() && headers.is_there() && data.is_there();
+    is_complete = is_complete && data.is_there();
     // Extents that follow each other are copied as one: a system call for each would cost more than
     // the copy.
     uint32_t run_first = zone->first_frame;

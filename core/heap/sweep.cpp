@@ -43,13 +43,12 @@ Arena::Swept Arena::sweep(IsReached is_reached, const void* context) {
     if (is_retired) retire(superblock);
     owner->lock().unlock();
   }
-  for (uint32_t frame = 0; frame < coarse_.frames_grown; frame++) {
-    if (*superblock_index(frame) != kLargeBlock) continue;
+  for_each_large([&](uint32_t frame) {
     FrameHeader* media = frame_header(frame);
     uint16_t before = media->state;
     if (!is_large_state_valid(before) || !is_live(tag_of_large_state(before)) ||
         before == large_state(tag_))
-      continue;
+      return;
     bool is_kept = is_reached(context, frame_address(frame));
     count(is_kept, uint64_t{media->descriptor.frame_count} * kFrameBytes -
                        media->descriptor.detail * page_bytes_);
@@ -59,7 +58,7 @@ Arena::Swept Arena::sweep(IsReached is_reached, const void* context) {
       publish(&media->state, large_state(kStateKept));
       state_persist_->persist(&media->state, sizeof(uint16_t));
     }
-  }
+  });
   return swept;
 }
 

@@ -70,10 +70,10 @@ struct ArenaHeader {
   uint8_t uuid[16];       // random, of this arena
   uint64_t base_address;  // where byte 0 of the file is mapped; multiple of 2 MiB
   uint64_t file_bytes;    // length of the file or device that the arena uses
-  uint64_t capacity_bytes;      // data bytes of the coarse zone; both zones together grow to this
-  uint32_t page_bytes;          // OS page size at creation
-  uint32_t frame_bytes;         // kFrameBytes
-  uint32_t coarse_frame_count;  // frames of the coarse zone
+  uint64_t capacity_bytes;  // the coarse and the fine zone together grow to this many data bytes
+  uint32_t page_bytes;      // OS page size at creation
+  uint32_t frame_bytes;     // kFrameBytes
+  uint32_t coarse_frame_count;  // frames of the coarse zone, the far zone's included
   uint32_t fine_frame_count;    // frames of the fine zone
   uint64_t root_table_offset;   // bytes from the start of the file, as all offsets
   uint64_t lane_table_offset;
@@ -94,16 +94,47 @@ struct ArenaHeader {
   uint8_t boot_id[16];  // of the last open: tells the death of a process from that of a machine
   uint64_t created_s;   // seconds since 1970
   uint64_t opened_s;
-  char program[64];                           // name of the last owner's executable, NUL-terminated
-  uint32_t durability;                        // Durability of the last open
-  uint32_t roots_grown;                       // roots whose space is backed; a multiple of 32
-  uint32_t lanes_grown;                       // lanes whose space is backed
-  uint8_t reserved[kArenaHeaderBytes - 288];  // zero
+  char program[64];           // name of the last owner's executable, NUL-terminated
+  uint32_t durability;        // Durability of the last open
+  uint32_t roots_grown;       // roots whose space is backed; a multiple of 32
+  uint32_t lanes_grown;       // lanes whose space is backed
+  uint32_t far_first_frame;   // of the coarse zone's frames, where the far zone begins; 0: nowhere
+  uint32_t far_frames_grown;  // frames of the far zone in use at some time
+  uint8_t reserved[kArenaHeaderBytes - 296];  // zero
   uint32_t checksum;                          // crc32c of everything above
 };
 static_assert(sizeof(ArenaHeader) == kArenaHeaderBytes);
 static_assert(offsetof(ArenaHeader, checksum) == kArenaHeaderBytes - 4);
 static_assert(std::has_unique_object_representations_v<ArenaHeader>, "no hidden padding");
+
+// A run of frames that grows at its end, as the header has it.  The frames of the coarse zone from
+// far_first_frame on are a zone of their own: alike, but their bytes are not in this file
+// (core/spill).
+struct ZoneFrames {
+  uint64_t first;
+  uint64_t count;
+  uint64_t grown;
+  bool is_fine;
+  bool is_far;
+
+  uint64_t end_grown() const { return first + grown; }
+};
+
+// By rising frame; those that are empty too.
+struct ZoneList {
+  ZoneFrames zones[3];
+
+  const ZoneFrames* begin() const { return zones; }
+  const ZoneFrames* end() const { return zones + 3; }
+};
+
+inline ZoneList zones_of(const ArenaHeader& header) {
+  uint64_t coarse = header.coarse_frame_count;
+  uint64_t near = header.far_first_frame == 0 ? coarse : header.far_first_frame;
+  return {{{0, near, header.coarse_frames_grown, false, false},
+           {near, coarse - near, header.far_frames_grown, false, true},
+           {coarse, header.fine_frame_count, header.fine_frames_grown, true, false}}};
+}
 
 inline uint32_t checksum_of(const ArenaHeader& header) {
   return crc32c(&header, offsetof(ArenaHeader, checksum)) ^
@@ -254,5 +285,12 @@ inline constexpr uint32_t kGrowFrames = 64;
 // The states of a frame.
 inline constexpr uint32_t kCoarseStatesPerFrame = kFrameBytes >> 6;
 inline constexpr uint32_t kFineStatesPerFrame = kFrameBytes >> 4;
+
+// Where the states of the frame start, from the start of the file.
+inline uint64_t state_offset(const ArenaHeader& header, uint64_t frame) {
+  return frame < header.coarse_frame_count
+             ? header.coarse_state_offset + frame * kCoarseStatesPerFrame
+             : header.fine_state_offset + (frame - header.coarse_frame_count) * kFineStatesPerFrame;
+}
 
 }  // namespace btd

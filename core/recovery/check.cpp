@@ -115,10 +115,10 @@ struct Checker {
     if (root.head != root_head(root.name)) return "a root is set whose name fails its check";
     const ArenaHeader& header = view.header();
     uint64_t frame = (root.value - header.data_offset) >> kFrameShift;
-    bool is_coarse = frame < header.coarse_frames_grown;
-    bool is_fine = frame >= header.coarse_frame_count &&
-                   frame - header.coarse_frame_count < header.fine_frames_grown;
-    bool is_inside = root.value >= header.data_offset && (is_coarse || is_fine);
+    bool is_inside = false;
+    for (const ZoneFrames& zone : zones_of(header))
+      is_inside = is_inside || (frame >= zone.first && frame < zone.end_grown());
+    if (root.value < header.data_offset) is_inside = false;
     return is_inside ? nullptr : "a root points outside of the arena's data";
   }
 
@@ -170,25 +170,26 @@ struct Checker {
     check_reserved(offset, header.site_table_offset);
   }
 
-  void check_zone(uint64_t first, uint64_t grown, uint64_t states_per_frame, uint64_t done,
-                  uint64_t total) {
-    uint64_t end = first + grown;
+  void check_zone(const ZoneFrames& zone, uint64_t done, uint64_t total) {
+    uint64_t first = zone.first;
+    uint64_t end = zone.end_grown();
+    uint64_t states_per_frame = zone.is_fine ? kFineStatesPerFrame : kCoarseStatesPerFrame;
     Window headers{view, view.frame_header_offset(end)};
-    Window states{view, view.state_offset(first) + grown * states_per_frame};
+    Window states{view, state_offset(view.header(), first) + zone.grown * states_per_frame};
     covered_end = first;
     for (uint64_t frame = first; frame < end; frame++) {
       if ((frame - first) % (1u << 14) == 0) listener.progressed(done + (frame - first), total);
       uint64_t header_offset = view.frame_header_offset(frame);
       FrameHeader header;
       std::memcpy(&header, headers.get(header_offset, sizeof(header)), sizeof(header));
-      uint64_t state_offset = view.state_offset(first) + (frame - first) * states_per_frame;
-      const uint8_t* frame_states = states.get(state_offset, states_per_frame);
+      uint64_t at = state_offset(view.header(), frame);
+      const uint8_t* frame_states = states.get(at, states_per_frame);
       if (!headers.is_readable)
         report(Fault::kUnreadable, "cannot be read", header_offset, sizeof(header), frame);
       if (!states.is_readable)
-        report(Fault::kUnreadable, "cannot be read", state_offset, states_per_frame, frame);
+        report(Fault::kUnreadable, "cannot be read", at, states_per_frame, frame);
       check_header(header, header_offset, frame, end);
-      check_states(frame_states, state_offset, states_per_frame, frame);
+      check_states(frame_states, at, states_per_frame, frame);
     }
   }
 
@@ -289,12 +290,14 @@ void check_arena(const ArenaView& view, CheckListener& listener) {
   checker.check_roots();
   checker.check_lanes();
   checker.check_reserved(header.site_table_offset, header.frame_header_offset);
-  uint64_t coarse = header.coarse_frames_grown;
-  uint64_t fine = header.fine_frames_grown;
-  checker.check_zone(0, coarse, kCoarseStatesPerFrame, 0, coarse + fine);
-  if (fine > 0)
-    checker.check_zone(header.coarse_frame_count, fine, kFineStatesPerFrame, coarse, coarse + fine);
-  listener.progressed(coarse + fine, coarse + fine);
+  uint64_t total = 0;
+  for (const ZoneFrames& zone : zones_of(header)) total += zone.grown;
+  uint64_t done = 0;
+  for (const ZoneFrames& zone : zones_of(header)) {
+    if (zone.grown > 0) checker.check_zone(zone, done, total);
+    done += zone.grown;
+  }
+  listener.progressed(total, total);
 }
 
 }  // namespace btd

@@ -145,6 +145,55 @@ bool is_never_used(const Mapping& mapping) {
   return true;
 }
 
+// The far tier, if the arena is to have one.  Only if it holds data the arena cannot do without:
+// then `why` says what is missing.
+Error open_far(const OpenRequest& request, Arena& arena, bool has_data, Line* why = nullptr) {
+  const ArenaHeader& header = arena.header();
+  Line reason;
+  Error error = Error::kNone;
+  if (request.durability != Durability::kProcess) {
+    reason.text(request.path)
+        .text(
+            ": far memory survives the death of a process, not of the machine; set "
+            "BARTENDER_DURABILITY=process");
+    error = Error::kInvalid;
+  } else if (arena.far_bytes() == 0) {
+    reason.text(request.path)
+        .text(": an arena that was made without memory nodes, or on a device, has none");
+    error = Error::kUnsupported;
+  } else if (request.far == nullptr) {
+    reason.text(request.path)
+        .text(
+            ": some of its data is on memory nodes; set BARTENDER_NODES and BARTENDER_KEY_FILE as "
+            "they "
+            "were");
+    error = Error::kInvalid;
+  } else {
+    FarPlace place{request.path,
+                   arena.mapping().backend() == Backend::kTmpfs,
+                   arena.far_address(),
+                   arena.far_bytes(),
+                   {},
+                   header.epoch + 1,
+                   has_data,
+                   !is_other_boot(header)};
+    std::memcpy(place.uuid, header.uuid, sizeof(place.uuid));
+    error = request.far->open(place, reason);
+    if (error == Error::kNone) {
+      arena.set_far(*request.far, request.far->near_zone_bytes(),
+                    request.far->settings().small_too);
+      return error;
+    }
+  }
+  if (has_data) {
+    *why = reason;
+    why->text("; nothing was changed");
+    return error;
+  }
+  if (request.far != nullptr) reason.text("; all stays near").write(LogLevel::kError);
+  return Error::kNone;
+}
+
 Error create(const OpenRequest& request, const Mapping& mapping, Arena& arena, Line& why) {
   uint64_t capacity_bytes = request.capacity_bytes;
   if (mapping.backend() == Backend::kDevdax) capacity_bytes = mapping.length_bytes();
@@ -154,9 +203,15 @@ Error create(const OpenRequest& request, const Mapping& mapping, Arena& arena, L
     capacity_bytes =
         max(kCapacityBytesMin, min<uint64_t>(capacity_bytes, round_down(limit.rlim_cur / 8, kMiB)));
   }
+  bool may_have_far = request.far != nullptr && request.durability == Durability::kProcess &&
+                      mapping.backend() != Backend::kDevdax;
   for (;;) {
-    Error error = arena.create(mapping, capacity_bytes, request.keep_from_children);
-    if (error == Error::kNone) return error;
+    Error error = arena.create(mapping, capacity_bytes, request.keep_from_children,
+                               may_have_far ? capacity_bytes : 0);
+    if (error == Error::kNone) {
+      open_far(request, arena, false);
+      return error;
+    }
     // ulimit -v, valgrind, file size limits: a smaller arena is better than none.
     bool is_too_large = error == Error::kNoSpace || error == Error::kNoMemory;
     if (!is_too_large || capacity_bytes / 2 < kCapacityBytesMin)
@@ -179,15 +234,10 @@ Error damaged_frame(Line& why, const char* path, uint64_t frame, const char* wha
 
 // Checks every frame header that adopt() will trust.  Writes nothing.
 Error validate_frames(const FrameHeader* headers, const char* path, Line& why) {
-  const ArenaHeader& header = view.header();
-  struct {
-    uint64_t first, end;
-  } zones[] = {
-      {0, header.coarse_frames_grown},
-      {header.coarse_frame_count, uint64_t{header.coarse_frame_count} + header.fine_frames_grown}};
-  for (auto [frame, end] : zones) {
-    uint64_t extent_end = frame;
-    for (; frame < end; frame++) {
+  for (const ZoneFrames& zone : zones_of(view.header())) {
+    uint64_t end = zone.end_grown();
+    uint64_t extent_end = zone.first;
+    for (uint64_t frame = zone.first; frame < end; frame++) {
       const FrameHeader& media = headers[frame];
       uint64_t word;
       std::memcpy(&word, &media.descriptor, sizeof(word));
@@ -215,13 +265,9 @@ Error validate_frames(const FrameHeader* headers, const char* path, Line& why) {
 // update that ends recovery, before a frame is used again: a head that came back inside another
 // extent would make the arena unreadable.
 Error adopt_frames(FrameHeader* headers, Arena& arena) {
-  const ArenaHeader& header = view.header();
-  uint32_t coarse_end = header.coarse_frames_grown;
-  uint32_t fine_first = header.coarse_frame_count;
-  struct {
-    uint32_t first, end;
-  } zones[] = {{0, coarse_end}, {fine_first, fine_first + header.fine_frames_grown}};
-  for (auto [frame, end] : zones) {
+  for (const ZoneFrames& zone : zones_of(view.header())) {
+    auto frame = static_cast<uint32_t>(zone.first);
+    auto end = static_cast<uint32_t>(zone.end_grown());
     uint32_t free_from = frame;
     auto end_of_free = [&](uint32_t next) {
       if (next > free_from) arena.adopt_free(free_from, next - free_from);
@@ -310,6 +356,13 @@ Error recover(const OpenRequest& request, const Mapping& mapping, Arena& arena, 
   // From here on the arena is understood, and written to.  First copy B, if it is not good: the
   // next update overwrites copy A, and a kill in the middle of that must find a whole B.
   if (damaged == 1) arena.mend_header_copy();
+  bool has_far_data = view.header().far_frames_grown > 0;
+  if (has_far_data || request.far != nullptr) {
+    // Nodes know an opening by its epoch, so each has its own, also one that is killed in here.
+    if (request.far != nullptr) arena.update_header([](ArenaHeader& header) { header.epoch++; });
+    if (Error error = open_far(request, arena, has_far_data, &why); error != Error::kNone)
+      return error;
+  }
   // What a life of a lower level left is durable against the death of a process only.
   if (static_cast<uint32_t>(request.durability) > view.header().durability)
     arena.persist_metadata();
@@ -370,6 +423,7 @@ Error open_arena(const OpenRequest& request, Arena& arena, Line& why) {
   view.close();
   if (error != Error::kNone) {
     if (arena.mapping().path()[0] == '\0') mapping.close();
+    if (request.far != nullptr) request.far->close();
     arena.close();
     return error;
   }

@@ -11,6 +11,7 @@
 #include "core/base/log.hpp"
 #include "core/base/result.hpp"
 #include "core/heap/arena.hpp"
+#include "core/spill/far_tier.hpp"
 
 namespace btd {
 
@@ -23,6 +24,7 @@ struct OpenRequest {
   bool keep_from_children = false;
   bool may_create = true;
   const char* program = "";  // recorded as the owner
+  FarTier* far = nullptr;    // configured: what does not fit near may go there
   // For tests: what structures and states go through instead; both or neither.
   Persist* structures = nullptr;
   Persist* states = nullptr;

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "core/base/path_builder.hpp"
 #include "core/base/sys.hpp"
 #include "core/recovery/open.hpp"
 
@@ -15,38 +16,6 @@ namespace {
 
 constexpr unsigned kNumbersMax = 1000;
 constexpr char kStatePattern[] = "/bartender/%e%n.arena";
-
-// Text into a buffer of fixed size; remembers whether it fitted.
-class PathBuilder {
- public:
-  PathBuilder(char* out, size_t out_bytes) : out_(out), left_(out_bytes) {}
-  PathBuilder& text(const char* text) {
-    while (*text != '\0') put(*text++);
-    return *this;
-  }
-  PathBuilder& number(unsigned value) {
-    if (value >= 10) number(value / 10);
-    return put(static_cast<char>('0' + value % 10));
-  }
-  PathBuilder& put(char character) {
-    if (left_ > 1) {
-      *out_++ = character;
-      left_--;
-    } else {
-      fits_ = false;
-    }
-    return *this;
-  }
-  bool finish() {
-    *out_ = '\0';
-    return fits_;
-  }
-
- private:
-  char* out_;
-  size_t left_;
-  bool fits_ = true;
-};
 
 // Makes the directory of `path` if it is missing, and its parents if `with_parents`.  False: it is
 // not ours alone.
@@ -73,8 +42,8 @@ bool prepare_directory(const char* path, bool with_parents) {
   return is_good;
 }
 
-Error open_pattern(const Config& config, const char* pattern, const char* program, Arena& arena,
-                   Line& why) {
+Error open_pattern(const Config& config, const char* pattern, const char* program, FarTier* far,
+                   Arena& arena, Line& why) {
   bool has_number = std::strstr(pattern, "%n") != nullptr;
   for (unsigned number = 0;; number++) {
     char path[kSettingTextBytes];
@@ -87,6 +56,7 @@ Error open_pattern(const Config& config, const char* pattern, const char* progra
     request.durability = config.durability;
     request.keep_from_children = config.fork == ForkMode::kNone;
     request.program = program;
+    request.far = far;
     Line reason;
     Error error = open_arena(request, arena, reason);
     if (error == Error::kNone) return error;
@@ -131,13 +101,14 @@ bool expand_pattern(const char* pattern, const char* program, unsigned number, c
   return path.finish();
 }
 
-Error open_by_config(const Config& config, const char* program, Arena& arena, Line& why) {
+Error open_by_config(const Config& config, const char* program, FarTier* far, Arena& arena,
+                     Line& why) {
   bool is_default = std::strcmp(config.arena, find_setting("ARENA")->default_text) == 0;
-  if (!is_default) return open_pattern(config, config.arena, program, arena, why);
+  if (!is_default) return open_pattern(config, config.arena, program, far, arena, why);
   char path[kSettingTextBytes];
   if (expand_pattern(config.arena, program, 0, path, sizeof(path)) &&
       prepare_directory(path, false)) {
-    return open_pattern(config, config.arena, program, arena, why);
+    return open_pattern(config, config.arena, program, far, arena, why);
   }
   const char* state_home = secure_getenv("XDG_STATE_HOME");
   const char* home = secure_getenv("HOME");
@@ -158,7 +129,7 @@ Error open_by_config(const Config& config, const char* program, Arena& arena, Li
         ": no directory of this user's alone there; set BARTENDER_ARENA");
     return Error::kPermission;
   }
-  return open_pattern(config, pattern, program, arena, why);
+  return open_pattern(config, pattern, program, far, arena, why);
 }
 
 }  // namespace btd

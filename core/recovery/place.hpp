@@ -11,6 +11,7 @@
 #include "core/base/log.hpp"
 #include "core/base/result.hpp"
 #include "core/heap/arena.hpp"
+#include "core/spill/far_tier.hpp"
 
 namespace btd {
 
@@ -20,7 +21,8 @@ bool expand_pattern(const char* pattern, const char* program, unsigned number, c
 
 // Opens the arena that the settings name.  The default pattern's directory is made (0700), and
 // refused if others could write there; where /dev/shm cannot be used, the user's state directory
-// takes its place. ERRORS: as open_arena(); `why` says it in words.
-Error open_by_config(const Config& config, const char* program, Arena& arena, Line& why);
+// takes its place. ERRORS: as open_arena(); `why` says it in words.  `far`: as in OpenRequest.
+Error open_by_config(const Config& config, const char* program, FarTier* far, Arena& arena,
+                     Line& why);
 
 }  // namespace btd

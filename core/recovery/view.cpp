@@ -197,11 +197,13 @@ OpenFault ArenaView::geometry_fault() const noexcept {
                     header.state == static_cast<uint32_t>(ArenaState::kClean));
   bool is_sound = (is_new || is_opened) && header.format_version >= 1 &&
                   header.header_bytes == kArenaHeaderBytes && coarse + fine > 0 &&
-                  header.coarse_frames_grown <= coarse && header.fine_frames_grown <= fine &&
+                  header.far_first_frame <= coarse && header.far_first_frame % kGrowFrames == 0 &&
+                  (header.far_first_frame != 0 || header.far_frames_grown == 0) &&
                   header.roots_grown <= kRootCount && header.lanes_grown <= kLaneCount &&
                   header.base_address % header.page_bytes == 0 &&
                   header.base_address < (uint64_t{1} << 47) &&
                   header.file_bytes < (uint64_t{1} << 60);
+  for (const ZoneFrames& zone : zones_of(header)) is_sound = is_sound && zone.grown <= zone.count;
   uint64_t end = 0;
   for (const Region& region : regions) {
     is_sound = is_sound && region.offset >= end && region.offset <= header.file_bytes &&
@@ -287,11 +289,6 @@ bool ArenaView::read_data(uint64_t offset, void* buffer, size_t size_bytes) cons
   return true;
 }
 
-uint64_t ArenaView::state_offset(uint64_t frame) const {
-  if (!is_fine_frame(frame)) return header_.coarse_state_offset + frame * kCoarseStatesPerFrame;
-  return header_.fine_state_offset + (frame - header_.coarse_frame_count) * kFineStatesPerFrame;
-}
-
 // --- Extents and blocks
 // --------------------------------------------------------------------------------------------
 
@@ -353,36 +350,28 @@ const FrameHeader& ArenaView::ExtentCursor::load(uint64_t frame, uint64_t end) n
 }
 
 bool ArenaView::ExtentCursor::next(Extent& extent) noexcept {
-  const ArenaHeader& header = view_.header_;
-  for (;;) {
-    bool is_fine = view_.is_fine_frame(frame_);
-    uint64_t zone_first = is_fine ? header.coarse_frame_count : 0;
-    uint64_t zone_end =
-        zone_first + (is_fine ? header.fine_frame_count : header.coarse_frame_count);
-    uint64_t grown_end =
-        zone_first + (is_fine ? header.fine_frames_grown : header.coarse_frames_grown);
-    if (frame_ >= grown_end) {
-      if (is_fine || header.fine_frame_count == 0) return false;
-      frame_ = header.coarse_frame_count;
-      if (header.fine_frames_grown == 0) return false;
-      continue;
-    }
-    const FrameHeader& head = load(frame_, grown_end);
-    uint64_t frame = frame_++;
-    if (is_zero(&head.descriptor, sizeof(Descriptor))) continue;
-    // The zone's end, not the grown mark: a live arena may have grown since the header was read.
-    if (view_.parse(head, frame, zone_end, extent) == nullptr ||
-        view_.reparse(frame, zone_end, extent)) {
-      frame_ = frame + extent.frame_count;
-      return true;
+  for (const ZoneFrames& zone : zones_of(view_.header_)) {
+    frame_ = max(frame_, zone.first);
+    while (frame_ < zone.end_grown()) {
+      const FrameHeader& head = load(frame_, zone.end_grown());
+      uint64_t frame = frame_++;
+      if (is_zero(&head.descriptor, sizeof(Descriptor))) continue;
+      // The zone's end, not the grown mark: a live arena may have grown since the header was read.
+      uint64_t zone_end = zone.first + zone.count;
+      if (view_.parse(head, frame, zone_end, extent) == nullptr ||
+          view_.reparse(frame, zone_end, extent)) {
+        frame_ = frame + extent.frame_count;
+        return true;
+      }
     }
   }
+  return false;
 }
 
 bool ArenaView::read_states(const Extent& extent, uint8_t* states) const noexcept {
   uint64_t size_bytes =
       extent.frame_count * (extent.is_fine ? kFineStatesPerFrame : kCoarseStatesPerFrame);
-  if (!read_file(state_offset(extent.first_frame), states, size_bytes)) return false;
+  if (!read_file(state_offset(header_, extent.first_frame), states, size_bytes)) return false;
   // The states are this superblock's only if it was there before and after they were read.
   Extent again;
   return reparse(extent.first_frame, extent.first_frame + extent.frame_count, again) &&

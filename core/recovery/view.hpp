@@ -51,7 +51,7 @@ enum class OpenFault : uint8_t {
 const char* fault_text(OpenFault fault) noexcept;
 
 struct Extent {
-  uint64_t first_frame;  // counted through both zones
+  uint64_t first_frame;  // counted through all zones
   uint64_t frame_count;  // > 0
   ExtentKind kind;
   bool is_fine;         // in the fine zone
@@ -110,8 +110,6 @@ class ArenaView {
   uint64_t frame_header_offset(uint64_t frame) const {
     return header_.frame_header_offset + frame * sizeof(FrameHeader);
   }
-  // Where the states of the frame start, from the start of the file.
-  uint64_t state_offset(uint64_t frame) const;
   bool is_fine_frame(uint64_t frame) const { return frame >= header_.coarse_frame_count; }
 
   // Calls f(const Extent&) for each extent in use, by rising frame.  Damaged heads are left out;

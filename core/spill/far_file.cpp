@@ -38,13 +38,17 @@ bool read_boot_id(char (&out)[kBootIdBytes]) noexcept {
 }
 
 Error FarFile::open(const char* path, uint64_t extent_count, const uint8_t (&arena_uuid)[16],
-                    bool* is_found, Line& why) noexcept {
+                    bool may_make, bool* is_found, Line& why) noexcept {
   *is_found = false;
-  descriptor_ = sys::open(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
+  descriptor_ = sys::open(path, O_RDWR | O_NOFOLLOW | (may_make ? O_CREAT : 0), 0600);
   if (descriptor_ < 0) {
     int code = -descriptor_;
     descriptor_ = -1;
     why.text("cannot open ").text(path).text(": ").error_name(code);
+    if (code == ENOENT) {
+      why.text("; it holds what is near of the arena's far memory, put it back");
+      return Error::kNotFound;
+    }
     return code == EACCES || code == EPERM ? Error::kPermission : Error::kIo;
   }
   struct statfs file_system {};
@@ -72,6 +76,11 @@ Error FarFile::open(const char* path, uint64_t extent_count, const uint8_t (&are
   FarFileHeader header{};
   long length = sys::pread(descriptor_, &header, sizeof(header), 0);
   Error error = length < 0 ? Error::kIo : check(&header, wanted, is_found, why);
+  if (error == Error::kNone && !*is_found && !may_make) {
+    why.text(path).text(
+        ": missing or damaged, and it holds what is near of the arena's far memory; put it back");
+    error = Error::kNotFound;
+  }
   if (error == Error::kNone && !*is_found) error = make(wanted);
   if (error == Error::kNone) {
     intptr_t words = sys::map(nullptr, words_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED,
@@ -119,12 +128,15 @@ Error FarFile::make(const FarFileHeader& wanted) noexcept {
   // change.
   if (::fallocate(descriptor_, 0, 0, static_cast<off_t>(kPageBytes + words_bytes_)) != 0)
     return Error::kNoSpace;
-  // 2. The header, its magic last.
+  // 2. The header, without its magic: that comes with confirm().
   FarFileHeader body = wanted;
   body.magic = 0;
-  if (!write_all(descriptor_, &body, sizeof(body), 0)) return Error::kNoSpace;
-  if (!write_all(descriptor_, &wanted.magic, sizeof(wanted.magic), 0)) return Error::kNoSpace;
-  return Error::kNone;
+  return write_all(descriptor_, &body, sizeof(body), 0) ? Error::kNone : Error::kNoSpace;
+}
+
+Error FarFile::confirm() noexcept {
+  const uint64_t magic = kFarFileMagic;
+  return write_all(descriptor_, &magic, sizeof(magic), 0) ? Error::kNone : Error::kNoSpace;
 }
 
 void FarFile::close() noexcept {

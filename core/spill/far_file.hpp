@@ -51,11 +51,15 @@ class FarFile {
   FarFile& operator=(const FarFile&) = delete;
 
   // Opens or makes the file and takes its lock.  `is_found`: it was there, whole, of this boot and
-  // this arena; its words are what the last owner left.  Otherwise it is empty now.  ERRORS: kInUse
-  // another process has it, kUnsupported not a tmpfs, kForeign a file of something else, kMismatch
-  // of this boot but another arena or size, kNewer, kIo.
+  // this arena; its words are what the last owner left.  Otherwise it is empty now, and found by
+  // nobody until confirm(): a kill before that leaves a file without data.  ERRORS: kNotFound it is
+  // not there, or damaged, and `may_make` is false, kInUse another process has it, kUnsupported not
+  // a tmpfs, kForeign a file of something else, kMismatch of this boot but another arena or size,
+  // kNewer, kIo.
   Error open(const char* path, uint64_t extent_count, const uint8_t (&arena_uuid)[16],
-             bool* is_found, Line& why) noexcept;
+             bool may_make, bool* is_found, Line& why) noexcept;
+  // The words of a new file are what they must be.
+  Error confirm() noexcept;
   // The file stays where it is.
   void close() noexcept;
 
@@ -69,7 +73,7 @@ class FarFile {
   bool read(uint64_t extent, char* out) const noexcept;
   bool write(uint64_t extent, const char* from) noexcept;
   bool write_page(uint64_t extent, uint32_t page, const char* from) noexcept;
-  // Gives the frames back.
+  // Gives the frames back.  The extent behind the last one is the doorbell.
   bool punch(uint64_t extent) noexcept;
   // Which of the extent's pages have frames, a bit each.
   uint32_t frames(uint64_t extent) const noexcept;

@@ -86,7 +86,8 @@ Error FarWindow::set_up() noexcept {
   }
   const uint64_t extents = request_.window_bytes / kFarExtentBytes;
   bool is_found = false;
-  Error error = pager_.file.open(request_.path, extents, request_.arena_uuid, &is_found, *why_);
+  Error error = pager_.file.open(request_.path, extents, request_.arena_uuid,
+                                 !request_.must_be_found, &is_found, *why_);
   if (error != Error::kNone) return error;
   error = pager_.faults.open(request_.tracks_async, *why_);
   if (error != Error::kNone) return error;
@@ -107,12 +108,17 @@ Error FarWindow::set_up() noexcept {
 
   for (uint32_t i = 0; i < request_.node_count; i++)
     request_.handler_nodes[0][i]->connect(kConnectMs);
-  error =
-      reattach(pager_.file, is_found, request_.handler_nodes[0], request_.node_count, &reattached_);
-  if (error != Error::kNone) {
-    why_->text("far memory cannot be taken over: a memory node that has part of it is away");
+  // Without the file only the nodes know what there is; all but replica_count - 1 must tell.
+  uint32_t silent_max =
+      is_found || !request_.has_data ? kFarNodesMax : max(request_.replica_count, 1U) - 1;
+  error = reattach(pager_.file, is_found, request_.handler_nodes[0], request_.node_count,
+                   silent_max, &reattached_);
+  if (error == Error::kBusy) {
+    why_->text("far memory cannot be taken over: a memory node that may have part of it is away");
     return error;
   }
+  if (error == Error::kNone && !is_found) error = pager_.file.confirm();
+  if (error != Error::kNone) return error;
   pager_.near_count.store(count_near());
   error = map_window();
   if (error != Error::kNone) return error;
@@ -131,13 +137,9 @@ Error FarWindow::set_up() noexcept {
 
 Error FarWindow::map_window() noexcept {
   const uint64_t bytes = request_.window_bytes + kDoorbellBytes;
-  int flags = MAP_SHARED | MAP_NORESERVE | (request_.address != nullptr ? MAP_FIXED_NOREPLACE : 0);
+  int flags = MAP_SHARED | MAP_NORESERVE | (request_.address != nullptr ? MAP_FIXED : 0);
   intptr_t mapped = sys::map(request_.address, bytes, PROT_READ | PROT_WRITE, flags,
                              pager_.file.descriptor(), pager_.file.window_offset());
-  if (mapped == -EEXIST) {
-    why_->text("the address of the far window is taken");
-    return Error::kAddressTaken;
-  }
   if (mapped < 0) return Error::kNoMemory;
   pager_.base = reinterpret_cast<char*>(mapped);
   pager_.window_bytes = request_.window_bytes;
@@ -145,6 +147,8 @@ Error FarWindow::map_window() noexcept {
   // hole with zeros, for the parent too.
   sys::advise(pager_.base, bytes, MADV_DONTFORK);
   sys::advise(pager_.base, bytes, MADV_NOHUGEPAGE);  // its unit is ours
+  // What the last owner rang must be missing again, or the ring would never be answered.
+  pager_.file.punch(pager_.file.table().count());
   Error error = pager_.faults.watch(pager_.base, bytes, true);
   if (error != Error::kNone) {
     why_->text("the kernel does not let us watch the far window");

@@ -16,8 +16,6 @@
 // buffers, ibv_reg_mr) and that is evicted while the device writes into it.  Such a page must be
 // locked by mlock(2) before: what is locked is not evicted.
 //
-// Not reached by any setting yet: the arena does not know of it.
-//
 // Thread safety: open() and close() by one thread; the rest may run concurrently in between.
 #pragma once
 
@@ -35,11 +33,14 @@ namespace btd {
 inline constexpr uint32_t kFarHandlersMax = 4;
 
 struct FarRequest {
-  const char* path = nullptr;   // of a file in a tmpfs; made if there is none
-  uint64_t window_bytes = 0;    // > 0, multiple of kFarExtentBytes
-  uint64_t near_bytes = 0;      // at most this much is kept here; at least 16 extents
-  void* address = nullptr;      // of the window; nullptr: anywhere
+  const char* path = nullptr;  // of a file in a tmpfs; made if there is none
+  uint64_t window_bytes = 0;   // > 0, multiple of kFarExtentBytes
+  uint64_t near_bytes = 0;     // at most this much is kept here; at least 16 extents
+  // Of the window; nullptr: anywhere.  What is mapped there is replaced, and an extent behind it.
+  void* address = nullptr;
   uint8_t arena_uuid[16] = {};  //
+  bool has_data = false;        // it was in use before: nodes may have what the file has not
+  bool must_be_found = false;   // and the machine has run since: so the file must be there
   uint32_t node_count = 0;      // at most kFarNodesMax
   uint32_t replica_count = 2;   // nodes that have each extent
   uint32_t handler_count = 1;   // threads that serve faults
@@ -58,7 +59,7 @@ class FarWindow {
 
   // Makes the window, or takes over what the file and the nodes have of it, and starts the threads.
   // ERRORS: those of FarFile::open, Userfault::open and reattach; kSandboxed the threads cannot
-  // have descriptors of their own, kAddressTaken, kNoMemory.
+  // have descriptors of their own, kNoMemory.
   Error open(const FarRequest& request, Line& why) noexcept;
   // Stops the threads and unmaps the window.  File and nodes keep all, for the next open().
   // REQUIRES: nobody touches the window any more.

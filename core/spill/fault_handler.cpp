@@ -36,7 +36,7 @@ void FaultHandler::run() noexcept {
   for (uint32_t i = 0; i < pager_->node_count; i++) {
     if (!nodes_[i]->is_connected()) nodes_[i]->connect(kConnectMs);
   }
-  Fault faults[Userfault::kBatch];
+  PageFault faults[Userfault::kBatch];
   while (!is_done_ || in_flight_ > 0) {
     uint32_t found = pager_->faults.read(faults, in_flight_ == 0);
     for (uint32_t i = 0; i < found; i++) serve(faults[i]);
@@ -45,7 +45,7 @@ void FaultHandler::run() noexcept {
   for (uint32_t i = 0; i < pager_->node_count; i++) nodes_[i]->close();
 }
 
-void FaultHandler::serve(const Fault& fault) noexcept {
+void FaultHandler::serve(const PageFault& fault) noexcept {
   count(pager_->stats.faults);
   uint64_t offset = fault.address - reinterpret_cast<uint64_t>(pager_->base);
   if (offset >= pager_->window_bytes) return ring(fault);
@@ -54,13 +54,13 @@ void FaultHandler::serve(const Fault& fault) noexcept {
 
 // The doorbell is how another thread wakes a handler that waits in a blocking read, without the
 // cost of a poll() for each fault.
-void FaultHandler::ring(const Fault& fault) noexcept {
+void FaultHandler::ring(const PageFault& fault) noexcept {
   is_done_ = pager_->is_stopping.load(std::memory_order_acquire);
   pager_->faults.zero(round_down(fault.address, kPageBytes), kPageBytes);
   pager_->faults.wake(round_down(fault.address, kPageBytes), kPageBytes);
 }
 
-void FaultHandler::serve_extent(uint64_t extent, const Fault& fault) noexcept {
+void FaultHandler::serve_extent(uint64_t extent, const PageFault& fault) noexcept {
   ExtentTable& table = pager_->file.table();
   // Each round either ends or sees that another thread has changed the word.
   while (true) {
@@ -104,7 +104,7 @@ void FaultHandler::serve_extent(uint64_t extent, const Fault& fault) noexcept {
 
 // The frames are all here, and are mapped again; an eviction that has not begun to punch is
 // overtaken.  False: somebody else changed the word.
-bool FaultHandler::map(uint64_t extent, ExtentWord word, const Fault& fault) noexcept {
+bool FaultHandler::map(uint64_t extent, ExtentWord word, const PageFault& fault) noexcept {
   ExtentTable& table = pager_->file.table();
   const uint64_t address = pager_->address_of(extent);
   const bool was_mapped = word.state() == ExtentState::kNear;
@@ -179,7 +179,7 @@ bool FaultHandler::make_zero(uint64_t extent, ExtentWord word, bool is_write) no
   return true;
 }
 
-bool FaultHandler::start_fetch(uint64_t extent, ExtentWord word, const Fault& fault) noexcept {
+bool FaultHandler::start_fetch(uint64_t extent, ExtentWord word, const PageFault& fault) noexcept {
   wait_for_room();
   uint32_t slot = free_slot();
   ExtentTable& table = pager_->file.table();

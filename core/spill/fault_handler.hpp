@@ -36,12 +36,12 @@ class FaultHandler {
     bool is_parked = false;  // it waits, and no node was asked
   };
 
-  void serve(const Fault& fault) noexcept;
-  void serve_extent(uint64_t extent, const Fault& fault) noexcept;
-  void ring(const Fault& fault) noexcept;
-  bool map(uint64_t extent, ExtentWord word, const Fault& fault) noexcept;
+  void serve(const PageFault& fault) noexcept;
+  void serve_extent(uint64_t extent, const PageFault& fault) noexcept;
+  void ring(const PageFault& fault) noexcept;
+  bool map(uint64_t extent, ExtentWord word, const PageFault& fault) noexcept;
   bool make_zero(uint64_t extent, ExtentWord word, bool is_write) noexcept;
-  bool start_fetch(uint64_t extent, ExtentWord word, const Fault& fault) noexcept;
+  bool start_fetch(uint64_t extent, ExtentWord word, const PageFault& fault) noexcept;
   void hit(uint64_t extent) noexcept;
   void prefetch(const Run& run) noexcept;
   void wait_for_room() noexcept;

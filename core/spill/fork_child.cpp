@@ -76,7 +76,6 @@ Error ForkChild::set_up() noexcept {
   if (error != Error::kNone) return error;
   error = faults_.watch(base_, window_bytes_, false);
   if (error != Error::kNone) return error;
-  for (uint32_t i = 0; i < node_count_; i++) nodes_[i]->connect(kConnectMs);
   // Watched before it can be touched: there is no moment in which it reads zeros.
   if (sys::protect(base_, window_bytes_, PROT_READ | PROT_WRITE) != 0) return Error::kNoMemory;
   sys::advise(base_, window_bytes_, MADV_NOHUGEPAGE);
@@ -85,7 +84,7 @@ Error ForkChild::set_up() noexcept {
 }
 
 void ForkChild::run() noexcept {
-  Fault found[Userfault::kBatch];
+  PageFault found[Userfault::kBatch];
   while (true) {  // to the end of the process
     uint32_t count = faults_.read(found, true);
     for (uint32_t i = 0; i < count; i++)

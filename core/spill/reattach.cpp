@@ -171,13 +171,15 @@ bool merge(FarFile& file, uint64_t extent, ExtentWord word, uint32_t frames, uin
 }  // namespace
 
 Error reattach(FarFile& file, bool is_found, Node* const* nodes, uint32_t node_count,
-               ReattachCounts* counts) noexcept {
+               uint32_t silent_max, ReattachCounts* counts) noexcept {
   ExtentTable& table = file.table();
   Copies copies(table.count());
   if (!copies.is_there()) return Error::kNoMemory;
   uint32_t answered = 0;
   for (uint32_t i = 0; i < node_count; i++)
     if (nodes[i]->is_connected() && copies.add(*nodes[i], i)) answered |= 1U << i;
+  if (node_count - static_cast<uint32_t>(__builtin_popcount(answered)) > silent_max)
+    return Error::kBusy;
 
   for (uint64_t extent = 0; extent < table.count(); extent++) {
     const NodeCopies& copy = copies.of(extent);

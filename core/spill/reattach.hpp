@@ -48,8 +48,9 @@ struct ReattachCounts {
 // Decides for every extent, and does it.  `is_found`: the file is of this boot.  A kill in the
 // middle: words already stored are as after an eviction, the others as before; the next one decides
 // anew.  REQUIRES: nobody faults on the window yet; nodes that can be reached are connected.
-// ERRORS: kNoMemory; kBusy an extent is partly here and partly on a node that does not answer now.
+// ERRORS: kNoMemory; kBusy an extent is partly here and partly on a node that does not answer now,
+// or more than `silent_max` nodes do not answer.
 Error reattach(FarFile& file, bool is_found, Node* const* nodes, uint32_t node_count,
-               ReattachCounts* counts) noexcept;
+               uint32_t silent_max, ReattachCounts* counts) noexcept;
 
 }  // namespace btd

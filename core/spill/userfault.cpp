@@ -151,7 +151,7 @@ void Userfault::unwatch(void* start, size_t size_bytes) noexcept {
   control(UFFDIO_UNREGISTER, &range);
 }
 
-uint32_t Userfault::read(Fault* out, bool may_wait) noexcept {
+uint32_t Userfault::read(PageFault* out, bool may_wait) noexcept {
   uffd_msg messages[kBatch];
   iovec to{messages, sizeof(messages)};
   long length = 0;

@@ -14,7 +14,7 @@ namespace btd {
 
 inline constexpr size_t kPageBytes = 4096;
 
-struct Fault {
+struct PageFault {
   uint64_t address;
   bool is_write;
   bool is_protected;  // a write to a write-protected page, when writes are tracked synchronously
@@ -50,7 +50,7 @@ class Userfault {
   const UserfaultFeatures& features() const { return features_; }
 
   // Waits for faults (`may_wait`) or takes what is there; returns how many.
-  uint32_t read(Fault* out, bool may_wait) noexcept;
+  uint32_t read(PageFault* out, bool may_wait) noexcept;
 
   // The next fill missing pages and wake who waits for them.  A page that is there already is left
   // as it is.  ERRORS: kNoMemory no frame to be had, kIo anything else.

@@ -11,13 +11,9 @@ uint32_t checksum_of(const LogRecord& record, const void* payload, uint32_t chai
 }
 
 bool is_in_data(const ArenaHeader& header, uint64_t offset, uint64_t size_bytes) {
-  struct {
-    uint64_t first, count;
-  } zones[] = {{0, header.coarse_frames_grown},
-               {header.coarse_frame_count, header.fine_frames_grown}};
-  for (auto [first, count] : zones) {
-    uint64_t begin = header.data_offset + first * kFrameBytes;
-    uint64_t zone_bytes = count * kFrameBytes;
+  for (const ZoneFrames& zone : zones_of(header)) {
+    uint64_t begin = header.data_offset + zone.first * kFrameBytes;
+    uint64_t zone_bytes = zone.grown * kFrameBytes;
     if (offset >= begin && offset - begin <= zone_bytes &&
         size_bytes <= zone_bytes - (offset - begin))
       return true;

@@ -18,22 +18,18 @@ bool is_in(uint64_t offset, uint64_t size_bytes, uint64_t first, uint64_t bytes)
 }
 
 bool is_state(const ArenaHeader& header, uint64_t offset, uint64_t size_bytes) {
-  struct {
-    uint64_t first, count;
-  } zones[] = {{0, header.coarse_frames_grown},
-               {header.coarse_frame_count, header.fine_frames_grown}};
-  for (auto [first, count] : zones) {
+  for (const ZoneFrames& zone : zones_of(header)) {
     if (size_bytes == sizeof(uint16_t) &&
-        is_in(offset, size_bytes, header.frame_header_offset + first * sizeof(FrameHeader),
-              count * sizeof(FrameHeader)))
+        is_in(offset, size_bytes, header.frame_header_offset + zone.first * sizeof(FrameHeader),
+              zone.grown * sizeof(FrameHeader)))
       return (offset - header.frame_header_offset) % sizeof(FrameHeader) ==
              offsetof(FrameHeader, state);
+    uint64_t states_per_frame = zone.is_fine ? kFineStatesPerFrame : kCoarseStatesPerFrame;
+    if (size_bytes == sizeof(uint8_t) &&
+        is_in(offset, size_bytes, state_offset(header, zone.first), zone.grown * states_per_frame))
+      return true;
   }
-  return size_bytes == sizeof(uint8_t) &&
-         (is_in(offset, 1, header.coarse_state_offset,
-                uint64_t{header.coarse_frames_grown} * kCoarseStatesPerFrame) ||
-          is_in(offset, 1, header.fine_state_offset,
-                uint64_t{header.fine_frames_grown} * kFineStatesPerFrame));
+  return false;
 }
 
 // Whether a transaction may have written the record.

@@ -80,7 +80,7 @@ BOOST_AUTO_TEST_CASE(table_rows_are_complete_and_unique) {
       BOOST_TEST(find_setting(row.name) == &row);
     }
   }
-  BOOST_TEST(names.size() == 12);
+  BOOST_TEST(names.size() == 18);
   BOOST_TEST(find_setting("SIZES") == nullptr);
   BOOST_TEST(find_setting("size") == nullptr);
   BOOST_TEST(find_setting("") == nullptr);

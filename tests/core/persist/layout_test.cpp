@@ -43,7 +43,9 @@ BOOST_AUTO_TEST_CASE(offsets_are_those_of_the_document) {
   BOOST_TEST(offsetof(ArenaHeader, durability) == 272u);
   BOOST_TEST(offsetof(ArenaHeader, roots_grown) == 276u);
   BOOST_TEST(offsetof(ArenaHeader, lanes_grown) == 280u);
-  BOOST_TEST(offsetof(ArenaHeader, reserved) == 284u);
+  BOOST_TEST(offsetof(ArenaHeader, far_first_frame) == 284u);
+  BOOST_TEST(offsetof(ArenaHeader, far_frames_grown) == 288u);
+  BOOST_TEST(offsetof(ArenaHeader, reserved) == 292u);
   BOOST_TEST(offsetof(ArenaHeader, checksum) == 4092u);
   BOOST_TEST(sizeof(FrameHeader) == 64u);
   BOOST_TEST(offsetof(FrameHeader, descriptor) == 0u);

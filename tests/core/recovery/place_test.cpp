@@ -69,14 +69,14 @@ BOOST_FIXTURE_TEST_CASE(number_takes_the_first_name_that_no_process_holds, Fixtu
   const char* names[] = {"prog.arena", "prog.1.arena", "prog.2.arena"};
   for (int i = 0; i < 3; i++) {
     Line why;
-    BOOST_REQUIRE_MESSAGE(open_by_config(config, "prog", arenas[i], why) == Error::kNone,
+    BOOST_REQUIRE_MESSAGE(open_by_config(config, "prog", nullptr, arenas[i], why) == Error::kNone,
                           why.c_str());
     BOOST_TEST(std::string(arenas[i].path()) == scratch.file(names[i]));
   }
   arenas[1].close();
   Arena again;
   Line why;
-  BOOST_REQUIRE(open_by_config(config, "prog", again, why) == Error::kNone);
+  BOOST_REQUIRE(open_by_config(config, "prog", nullptr, again, why) == Error::kNone);
   BOOST_TEST(std::string(again.path()) == scratch.file("prog.1.arena"));
   BOOST_TEST(again.header().epoch == 2u);
   again.close();
@@ -88,9 +88,9 @@ BOOST_FIXTURE_TEST_CASE(pattern_without_number_is_refused_while_its_arena_is_in_
   set_pattern(scratch.file("one.arena"));
   Arena first, second;
   Line why;
-  BOOST_REQUIRE(open_by_config(config, "prog", first, why) == Error::kNone);
+  BOOST_REQUIRE(open_by_config(config, "prog", nullptr, first, why) == Error::kNone);
   Line refusal;
-  BOOST_TEST(open_by_config(config, "prog", second, refusal) == Error::kInUse);
+  BOOST_TEST(open_by_config(config, "prog", nullptr, second, refusal) == Error::kInUse);
   BOOST_TEST(std::strstr(refusal.c_str(), "in use by process") != nullptr, refusal.c_str());
   first.close();
 }
@@ -100,12 +100,12 @@ BOOST_FIXTURE_TEST_CASE(settings_reach_the_arena, Fixture) {
   Arena arena;
   Line why;
   config.on_restart = OnRestart::kKeep;
-  BOOST_REQUIRE(open_by_config(config, "a-program-of-this-name", arena, why) == Error::kNone);
+  BOOST_REQUIRE(open_by_config(config, "a-program-of-this-name", nullptr, arena, why) == Error::kNone);
   BOOST_TEST(arena.header().capacity_bytes == config.size_bytes);
   BOOST_TEST(std::string(arena.header().program) == "a-program-of-this-name");
   arena.close();
   Arena again;
-  BOOST_REQUIRE(open_by_config(config, "x", again, why) == Error::kNone);
+  BOOST_REQUIRE(open_by_config(config, "x", nullptr, again, why) == Error::kNone);
   BOOST_TEST(!again.may_reclaim_survivors);
   again.close();
 }
@@ -114,7 +114,7 @@ BOOST_FIXTURE_TEST_CASE(directory_of_an_explicit_pattern_is_not_made, Fixture) {
   set_pattern(scratch.file("missing/a.arena"));
   Arena arena;
   Line why;
-  BOOST_TEST(open_by_config(config, "prog", arena, why) == Error::kNotFound);
+  BOOST_TEST(open_by_config(config, "prog", nullptr, arena, why) == Error::kNotFound);
   BOOST_TEST(!std::filesystem::exists(scratch.file("missing")));
 }
 
@@ -144,7 +144,7 @@ struct OwnShm : Fixture {
     defaults.size_bytes = 16 * kMiB;
     auto arena = std::make_unique<Arena>();
     Line why;
-    if (open_by_config(defaults, "prog", *arena, why) != Error::kNone)
+    if (open_by_config(defaults, "prog", nullptr, *arena, why) != Error::kNone)
       return std::string("error: ") + why.c_str();
     return arena->path();
   }

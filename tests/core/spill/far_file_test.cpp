@@ -19,7 +19,8 @@ constexpr uint8_t kOtherUuid[16] = {4};
 struct Fixture {
   Fixture() { test::limit_time(30); }
   Error open(FarFile& file, uint64_t extents = kExtents) {
-    return file.open(path.c_str(), extents, kUuid, &is_found, why);
+    Error error = file.open(path.c_str(), extents, kUuid, true, &is_found, why);
+    return error == Error::kNone ? file.confirm() : error;
   }
   FarFileHeader header() {
     FarFileHeader header{};
@@ -101,7 +102,8 @@ BOOST_FIXTURE_TEST_CASE(another_arena_size_or_boot_is_not_taken, Fixture) {
   file.table().store(1, ExtentWord{}.with(ExtentState::kFar));
   file.close();
   BOOST_TEST(open(file, kExtents + 1) == Error::kMismatch);
-  BOOST_TEST((file.open(path.c_str(), kExtents, kOtherUuid, &is_found, why) == Error::kMismatch));
+  BOOST_TEST(
+      (file.open(path.c_str(), kExtents, kOtherUuid, true, &is_found, why) == Error::kMismatch));
   FarFileHeader old = header();
   old.boot_id[3] ^= 2;
   old.checksum = crc32c(&old, offsetof(FarFileHeader, checksum));
@@ -125,6 +127,32 @@ BOOST_FIXTURE_TEST_CASE(a_newer_format_and_a_foreign_file_are_left_alone, Fixtur
   newer.checksum = crc32c(&newer, offsetof(FarFileHeader, checksum));
   put(newer);
   BOOST_TEST(open(file) == Error::kNewer);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_file_that_was_not_confirmed_has_no_data, Fixture) {
+  {
+    FarFile file;
+    BOOST_REQUIRE((file.open(path.c_str(), kExtents, kUuid, true, &is_found, why) == Error::kNone));
+    file.table().store(1, ExtentWord{}.with(ExtentState::kFar));
+    file.close();  // as by a kill
+  }
+  FarFile again;
+  BOOST_TEST(
+      (again.open(path.c_str(), kExtents, kUuid, false, &is_found, why) == Error::kNotFound));
+  BOOST_REQUIRE((again.open(path.c_str(), kExtents, kUuid, true, &is_found, why) == Error::kNone));
+  BOOST_TEST(!is_found);
+  BOOST_TEST((again.table().load(1) == ExtentWord{}));
+  BOOST_REQUIRE((again.confirm() == Error::kNone));
+  again.close();
+  BOOST_TEST((again.open(path.c_str(), kExtents, kUuid, false, &is_found, why) == Error::kNone));
+  BOOST_TEST(is_found);
+  again.close();
+}
+
+BOOST_FIXTURE_TEST_CASE(a_file_that_must_be_there_is_not_made, Fixture) {
+  FarFile file;
+  BOOST_TEST((file.open(path.c_str(), kExtents, kUuid, false, &is_found, why) == Error::kNotFound));
+  BOOST_TEST(!std::filesystem::exists(path));
 }
 
 }  // namespace

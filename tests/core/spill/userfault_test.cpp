@@ -38,13 +38,13 @@ struct Fixture {
     ::close(file);
   }
   // Reads the byte in another thread, and returns the fault that comes of it.
-  Fault fault_of(size_t offset, bool is_write) {
+  PageFault fault_of(size_t offset, bool is_write) {
     toucher = std::thread([this, offset, is_write] {
       auto* byte = static_cast<volatile char*>(base + offset);
       if (is_write) *byte = 'w';
       if (!is_write) seen = *byte;
     });
-    Fault found[Userfault::kBatch];
+    PageFault found[Userfault::kBatch];
     uint32_t count = faults.read(found, true);
     BOOST_REQUIRE(count == 1U);
     return found[0];
@@ -65,13 +65,13 @@ struct Synchronous : Fixture {
 };
 
 BOOST_FIXTURE_TEST_CASE(a_missing_page_is_reported_and_a_copy_answers, Fixture) {
-  Fault fault = fault_of(kBytes + 5, false);
+  PageFault fault = fault_of(kBytes + 5, false);
   BOOST_TEST(fault.address / kPageBytes == (address + kBytes) / kPageBytes);
   BOOST_TEST(!fault.is_write);
   BOOST_TEST((faults.copy(address + kBytes, data, kBytes, true) == Error::kNone));
   toucher.join();
   BOOST_TEST(seen.load() == 'd');
-  Fault none[Userfault::kBatch];
+  PageFault none[Userfault::kBatch];
   BOOST_TEST(faults.read(none, false) == 0U);
 }
 
@@ -125,7 +125,7 @@ BOOST_FIXTURE_TEST_CASE(synchronously_a_write_waits_until_it_is_allowed, Synchro
   BOOST_TEST(!faults.features().can_track_async);
   BOOST_TEST((faults.copy(address, data, kBytes, true) == Error::kNone));
   BOOST_TEST(base[5] == 'd');
-  Fault fault = fault_of(5, true);
+  PageFault fault = fault_of(5, true);
   BOOST_TEST(fault.is_protected);
   BOOST_TEST(fault.is_write);
   BOOST_TEST(base[5] == 'd');

@@ -122,12 +122,13 @@ class Life {
  public:
   explicit Life(const std::string& path, uint64_t capacity_bytes = 64 * kMiB,
                 OnRestart on_restart = OnRestart::kSalvage,
-                Durability durability = Durability::kProcess)
-      : path_(path) {
+                Durability durability = Durability::kProcess, FarTier* far = nullptr)
+      : path_(path), far_(far) {
     OpenRequest request{path_.c_str(), capacity_bytes};
     request.on_restart = on_restart;
     request.durability = durability;
     request.program = "core-test";
+    request.far = far;
     error = open_arena(request, *arena_, why_);
     if (error == Error::kNone) heap_ = arena_->acquire_heap();
   }
@@ -136,6 +137,7 @@ class Life {
   ~Life() { end(); }
 
   void end() {
+    if (heap_ != nullptr && far_ != nullptr) far_->close();
     if (heap_ != nullptr) arena_->close();
     heap_ = nullptr;
   }
@@ -161,6 +163,7 @@ class Life {
 
  private:
   std::string path_;
+  FarTier* far_;
   Line why_;
   std::unique_ptr<Arena> arena_ = std::make_unique<Arena>();
   Heap* heap_ = nullptr;
