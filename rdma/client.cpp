@@ -155,6 +155,28 @@ void NodeClients::close() noexcept {
   count_ = set_count_ = 0;
 }
 
+uint32_t NodeClients::forget(uint32_t set_index, uint32_t deadline_ms) noexcept {
+  uint64_t end_us = steady_clock_us() + uint64_t{deadline_ms} * 1000;
+  wire::Forget arena;
+  std::memcpy(arena.arena, shared_->client.arena, sizeof(arena.arena));
+  uint32_t asked = 0, acknowledged = 0;
+  for (uint32_t i = 0; i < count_; i++) {
+    if (node(set_index, i).forget(0, arena)) asked |= 1U << i;
+  }
+  // All are asked at once, so each may take the time that is left.
+  for (uint32_t i = 0; i < count_; i++) {
+    if ((asked & 1U << i) == 0) continue;
+    uint64_t now_us = steady_clock_us();
+    auto left_us =
+        static_cast<uint32_t>(min<uint64_t>(end_us > now_us ? end_us - now_us : 0, UINT32_MAX));
+    NodeCompletion done;
+    if (node(set_index, i).poll(&done, 1, left_us) == 1 && done.status == NodeStatus::kGood) {
+      acknowledged |= 1U << i;
+    }
+  }
+  return acknowledged;
+}
+
 Node* const* NodeClients::set(uint32_t index) const {
   BTD_CHECK(index < set_count_);
   return shared_->nodes + index * count_;

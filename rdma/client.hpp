@@ -40,6 +40,12 @@ class NodeClients {
   // the process that used them: in a forked child the descriptors' numbers may be somebody else's.
   void close() noexcept;
 
+  // The arena ends well: each connected node of the set shall release all that it has of it when
+  // the last connection of all sets has gone, and until then everything can be read.  Waits up to
+  // deadline_ms.  Returns the nodes that have acknowledged, a bit each; the others keep their
+  // extents until `bartender node --forget`.  REQUIRES: nothing is in flight on the set.
+  uint32_t forget(uint32_t set, uint32_t deadline_ms) noexcept;
+
   uint32_t count() const { return count_; }  // nodes; 0: not open
   uint32_t set_count() const { return set_count_; }
   // count() nodes, in the order of the setting.

@@ -48,6 +48,10 @@ class ClientSlots {
   const Message* begin_status(uint32_t slot, uint64_t first_arena, uint64_t deadline_ms) noexcept {
     return begin(slot, Type::kStatus, wire::Status{.first_arena = first_arena}, deadline_ms);
   }
+  const Message* begin_forget(uint32_t slot, const wire::Forget& forget,
+                              uint64_t deadline_ms) noexcept {
+    return begin(slot, Type::kForget, forget, deadline_ms);
+  }
   const Message* begin_write(uint32_t slot, uint64_t extent, uint64_t generation,
                              uint32_t length_bytes, wire::Transport transport,
                              uint64_t deadline_ms) noexcept;

@@ -109,6 +109,10 @@ bool FarNode::status(uint32_t slot, uint64_t first_arena) noexcept {
   return is_connected() && post(slots_.begin_status(slot, first_arena, deadline()));
 }
 
+bool FarNode::forget(uint32_t slot, const wire::Forget& arena) noexcept {
+  return is_connected() && post(slots_.begin_forget(slot, arena, deadline()));
+}
+
 void FarNode::progress() noexcept {
   if (!carrier_->progress()) {
     drop(carrier_->failure());

@@ -38,6 +38,10 @@ class FarNode final : public Node {
 
   // A wire::NodeState and its ArenaStatus from the given index on into the buffer.
   bool status(uint32_t slot, uint64_t first_arena) noexcept;
+  // For an owner: its own arena is to be released as soon as its last connection has gone.  For an
+  // observer: now; kRefused while an owner is connected, kNotFound there is no such arena.  Good
+  // means that it happens, over a restart of the node too.
+  bool forget(uint32_t slot, const wire::Forget& arena) noexcept;
   // REQUIRES: connected.
   wire::Transport transport() const { return carrier_->transport(); }
   // REQUIRES: connect() was good.

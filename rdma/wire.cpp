@@ -17,7 +17,7 @@ bool may_come(Type type, Phase phase) {
     case Phase::kNodeHandshake:
       return type == Type::kHello || type == Type::kProof;
     case Phase::kNodeReady:
-      return type >= Type::kRead && type <= Type::kStatus;
+      return type >= Type::kRead && type <= Type::kForget;
   }
   return false;
 }
@@ -46,7 +46,7 @@ bool is_sound(const Write& write) {
 
 bool is_sound(const Reply& reply) {
   return is_status_known(reply.status) && reply.request >= Type::kRead &&
-         reply.request <= Type::kStatus && reply.reserved_a == 0 && reply.reserved_b == 0 &&
+         reply.request <= Type::kForget && reply.reserved_a == 0 && reply.reserved_b == 0 &&
          reply.length_bytes <= kFarExtentBytes;
 }
 
@@ -78,6 +78,8 @@ size_t body_bytes_of(Type type) noexcept {
       return sizeof(List);
     case Type::kStatus:
       return sizeof(Status);
+    case Type::kForget:
+      return sizeof(Forget);
     case Type::kReply:
       return sizeof(Reply);
     case Type::kGoodbye:

@@ -40,8 +40,9 @@ enum class Type : uint8_t {
   kRelease = 7,
   kList = 8,
   kStatus = 9,
-  kReply = 10,    // node: to the five above; with payload for kRead, kList, kStatus
-  kGoodbye = 11,  // node: why it closes the connection
+  kForget = 10,   // the arena has ended: release all of it, see Forget
+  kReply = 11,    // node: to the six above; with payload for kRead, kList, kStatus
+  kGoodbye = 12,  // node: why it closes the connection
 };
 
 enum class Transport : uint8_t { kTcp = 0, kVerbs = 1 };
@@ -50,11 +51,18 @@ enum class Durability : uint8_t {
   kProcess = 0,  // the death of the daemon: a tmpfs store
   kPower = 1,    // that of the machine
 };
-enum class Role : uint8_t { kOwner = 0, kObserver = 1 };  // an observer may only ask for the status
+// An observer may only ask for the status, and have an arena forgotten that nobody owns.
+enum class Role : uint8_t { kOwner = 0, kObserver = 1 };
+// What becomes of an arena on the node.
+enum class ArenaState : uint8_t {
+  kKept = 0,
+  kMarked = 1,  // its owner has ended well: goes when the owner's last connection has
+  kGoing = 2,   // it goes, over a restart too
+};
 
 struct Header {
   uint32_t magic;          // kMagic
-  Type type;               // 1 to 11
+  Type type;               // 1 to 12
   uint8_t slot;            // below kNodeDepth; the reply has that of the request; else 0
   uint16_t body_bytes;     // size of the type's body
   uint32_t payload_bytes;  // after the body; 0 to kFarExtentBytes; 0 over verbs
@@ -134,6 +142,13 @@ struct Status {
 };
 static_assert(sizeof(Status) == 8);
 
+// From the owner, of its own arena: marks it.  From an observer: it goes now; kRefused while an
+// owner is connected.
+struct Forget {
+  uint8_t arena[kUuidBytes];
+};
+static_assert(sizeof(Forget) == 16);
+
 struct Reply {
   NodeStatus status;
   Type request;           // the type replied to
@@ -181,8 +196,9 @@ struct ArenaStatus {
   uint64_t epoch;  // highest seen
   uint64_t extents;
   uint64_t length_bytes;  // of all its extents together
-  uint32_t connections;
-  uint32_t reserved;  // zero
+  uint32_t connections;   // of its owner
+  ArenaState state;
+  uint8_t reserved[3];  // zero
 };
 static_assert(sizeof(ArenaStatus) == 48);
 
@@ -228,7 +244,7 @@ enum class Phase : uint8_t {
   kClientHandshake,  // received by a client that is not yet accepted: kChallenge, kAccept, kGoodbye
   kClientReady,      // by one that is: kReply, kGoodbye
   kNodeHandshake,    // by a node: kHello, kProof
-  kNodeReady,        // kRead to kStatus
+  kNodeReady,        // kRead to kForget
 };
 
 // Whether a header can be the start of a message of this phase: looks at nothing but its 16 bytes,

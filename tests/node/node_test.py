@@ -25,7 +25,7 @@ import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import protocol  # noqa: E402
-from protocol import (CORRUPT, DEPTH, EXTENT_BYTES, FENCED, GOOD, HELLO, LIST, NO_SPACE, NOT_FOUND, PROOF, READ, REFUSED, RELEASE, STALE,
+from protocol import (CORRUPT, DEPTH, EXTENT_BYTES, FENCED, FORGET, GOOD, HELLO, LIST, NO_SPACE, NOT_FOUND, PROOF, READ, REFUSED, RELEASE, STALE,
                       STATUS, WRITE, Client, Closed, Goodbye, crc32c, message)  # noqa: E402
 
 BARTENDERD = BARTENDER = None
@@ -622,13 +622,184 @@ class Media(Case):
         self.assertEqual(kills, 20)
 
 
+class Forgetting(Case):
+    UUID = "41414141-4141-4141-4141-414141414141"
+
+    def node(self, daemon, *arguments, status=0):
+        result = subprocess.run([BARTENDER, "node", f"127.0.0.1:{daemon.port}", "--key-file", self.key_file, *arguments],
+                                capture_output=True, timeout=TIME_LIMIT_S)
+        self.assertEqual(result.returncode, status, result)
+        return result
+
+    def arenas(self, daemon):
+        return {arena["uuid"]: arena for arena in json.loads(self.node(daemon, "--json").stdout)["arenas"]}
+
+    def wait_until_gone(self, daemon, uuid=UUID):
+        end = time.monotonic() + TIME_LIMIT_S
+        while uuid in self.arenas(daemon):
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.05)
+
+    def fill(self, client, count=8, data=b"secret" * 2000):
+        for extent in range(count):
+            self.assertEqual(client.write(extent, 1, data), GOOD)
+
+    def test_an_owner_that_ends_well_leaves_nothing(self):
+        daemon = self.start("--quota", "512K", capacity="640K")
+        first, second = self.client(daemon, epoch=5), self.client(daemon, epoch=5)
+        self.fill(first)
+        self.assertEqual(first.forget(), GOOD)
+        self.assertEqual(first.forget(), GOOD)  # twice is once
+        self.assertEqual(first.read(3)[0], GOOD)
+        self.assertEqual(first.write(3, 2, b"still served"), GOOD)
+        first.close()
+        self.assertEqual(second.read(3), (GOOD, 2, b"still served"))
+        arena = self.arenas(daemon)[self.UUID]
+        self.assertEqual((arena["extents"], arena["state"], arena["owner_connected"]), (8, "ending", True))
+        second.close()
+        self.wait_until_gone(daemon)
+        # Capacity and quota are free, and of the epoch nothing is remembered.
+        client = self.client(daemon, epoch=1, client=b"n" * 16)
+        self.assertEqual(client.list(), [])
+        self.fill(client, data=b"x")
+        self.assertEqual(client.write(8, 1, b"x"), NO_SPACE)
+        self.assertEqual([client.release(extent) for extent in range(8)], [GOOD] * 8)
+        for extent in range(8):
+            self.assertEqual(client.write(extent, 1, bytes(EXTENT_BYTES)), GOOD)
+
+    def test_an_owner_that_was_cut_off_finds_everything_when_it_is_back(self):
+        daemon = self.start()
+        client = self.client(daemon)
+        self.fill(client)
+        self.assertEqual(client.forget(), GOOD)
+        for _ in range(3):
+            client.close()
+            time.sleep(0.9)  # less than the linger, three times more than it
+            client = self.client(daemon)
+            self.assertEqual(client.read(7)[0], GOOD)
+        client.close()
+        self.wait_until_gone(daemon)
+
+    def test_the_mark_outlives_the_daemon(self):
+        daemon = self.start()
+        client = self.client(daemon)
+        self.fill(client)
+        self.assertEqual(client.forget(), GOOD)
+        daemon.kill()
+        daemon = self.start()
+        self.assertEqual(daemon.state["extents"], 8)
+        self.assertEqual(self.client(daemon).read(1)[0], GOOD)  # the owner, still ending
+        daemon.kill()
+        daemon = self.start()
+        self.wait_until_gone(daemon)
+        daemon.kill()
+        self.assertEqual(self.start().state["extents"], 0)
+
+    def test_a_new_owner_keeps_what_is_there(self):
+        daemon = self.start()
+        client = self.client(daemon)
+        self.fill(client)
+        self.assertEqual(client.forget(), GOOD)
+        client.close()
+        new = self.client(daemon, epoch=2, client=b"n" * 16)
+        arena = self.arenas(daemon)[self.UUID]
+        self.assertEqual((arena["state"], arena["extents"], arena["epoch"]), ("kept", 8, 2))
+        new.close()
+        time.sleep(2.5)
+        self.assertEqual(self.arenas(daemon)[self.UUID]["extents"], 8)
+
+    def test_nobody_forgets_for_another(self):
+        daemon = self.start()
+        victim = self.client(daemon, arena=b"V" * 16)
+        self.fill(victim)
+        client = self.client(daemon)
+        with self.assertRaises(Goodbye) as goodbye:
+            client.forget(b"V" * 16)
+        self.assertEqual(goodbye.exception.status, CORRUPT)
+        with Client(daemon.port) as observer:
+            observer.greet(KEY, arena=bytes(16), client=bytes(16), epoch=0, role=1)
+            self.assertEqual(observer.forget(b"V" * 16), REFUSED)
+            self.assertEqual(observer.forget(b"N" * 16), NOT_FOUND)
+        self.assertEqual(victim.read(1)[0], GOOD)
+
+    def test_an_administrator_forgets_what_nobody_uses(self):
+        daemon = self.start()
+        client = self.client(daemon, epoch=3)
+        self.fill(client)
+        refused = self.node(daemon, "--forget", self.UUID, status=3).stderr
+        self.assertIn(b"is connected", refused)
+        self.assertEqual(refused.count(b"\n"), 1)
+        client.close()
+        self.assertIn(b"no arena", self.node(daemon, "--forget", "00" * 16, status=4).stderr)
+        for bad in ("41", self.UUID + "0", "g" * 32):
+            self.assertIn(b"is no arena's uuid", self.node(daemon, "--forget", bad, status=64).stderr)
+        end = time.monotonic() + TIME_LIMIT_S
+        while self.arenas(daemon)[self.UUID]["owner_connected"]:
+            self.assertLess(time.monotonic(), end)
+        self.assertIn(b"away", self.node(daemon).stdout)
+        document = json.loads(self.node(daemon, "--forget", self.UUID, "--json").stdout)
+        self.assertEqual(document["forgotten"], {"uuid": self.UUID, "epoch": 3, "extents": 8, "bytes": 8 * 12000})
+        self.assertEqual(self.arenas(daemon), {})
+        self.fill(self.client(daemon))
+        text = self.node(daemon, "--forget", self.UUID, status=3)
+        daemon.kill()
+        daemon = self.start()
+        text = self.node(daemon, "--forget", self.UUID.replace("-", "")).stdout
+        self.assertIn(b"8 extents", text)
+
+    def test_kill_while_forgetting_leaves_whole_extents_or_none(self):
+        randomness = random.Random(SEED)
+        print(f"seed {SEED}")
+        kept = gone = 0
+        for life in range(40):
+            daemon = self.start(capacity="32M")
+            client = self.client(daemon, epoch=life + 1)
+            data = randomness.randbytes(300)
+            for extent in range(200):
+                client.send(message(WRITE, struct.pack("<QQII", extent, life + 1, len(data), crc32c(data)), data, extent % DEPTH))
+                if extent % DEPTH == DEPTH - 1 or extent == 199:
+                    for _ in range(extent % DEPTH + 1):
+                        self.assertEqual(client.receive()[3][0], GOOD)
+            client.close()
+            with Client(daemon.port) as observer:
+                observer.greet(KEY, arena=bytes(16), client=bytes(16), epoch=0, role=1)
+                while True:
+                    if life % 4 == 3:
+                        daemon.process.send_signal(signal.SIGSTOP)  # too early to have read it
+                    observer.send(message(FORGET, b"A" * 16))
+                    if life % 2:
+                        if life % 4 == 1:
+                            time.sleep(randomness.uniform(0, 0.002))
+                        daemon.process.kill()
+                        break
+                    if observer.reply(0, FORGET)[0] == GOOD:  # else the owner's end is not noticed yet
+                        time.sleep(randomness.uniform(0, 0.002))
+                        break
+            daemon.kill()
+            daemon = self.start(capacity="32M")
+            client = self.client(daemon, epoch=life + 1)
+            self.assertEqual(daemon.state["damaged_headers"], 0)
+            listed = client.list()
+            if life % 2 == 0 or not listed:
+                self.assertEqual(listed, [])
+                gone += 1
+            else:
+                self.assertEqual([entry[0] for entry in listed], list(range(200)))
+                self.assertEqual(client.read(199), (GOOD, life + 1, data))
+                kept += 1
+            daemon.kill()
+        print(f"kept whole: {kept}, gone: {gone}")
+        self.assertGreater(kept, 0)
+        self.assertGreater(gone, 19)
+
+
 class Fuzz(Case):
     def test_garbage_after_the_handshake_ends_one_connection_and_no_other(self):
         randomness = random.Random(SEED)
         daemon = self.start()
         honest = self.client(daemon)
         self.assertEqual(honest.write(1, 1, b"honest"), GOOD)
-        kinds = {READ: "<QQ", WRITE: "<QQII", RELEASE: "<Q", LIST: "<Q", STATUS: "<Q"}
+        kinds = {READ: "<QQ", WRITE: "<QQII", RELEASE: "<Q", LIST: "<Q", STATUS: "<Q", FORGET: "<QQ"}
         print(f"seed {SEED}")
         for _ in range(400):
             client = Client(daemon.port)

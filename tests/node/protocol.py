@@ -7,7 +7,7 @@ import socket
 import struct
 
 MAGIC = 0x4E445442
-HELLO, CHALLENGE, PROOF, ACCEPT, READ, WRITE, RELEASE, LIST, STATUS, REPLY, GOODBYE = range(1, 12)
+HELLO, CHALLENGE, PROOF, ACCEPT, READ, WRITE, RELEASE, LIST, STATUS, FORGET, REPLY, GOODBYE = range(1, 13)
 GOOD, NOT_FOUND, STALE, CORRUPT, NO_SPACE, FENCED, REFUSED, LOST, TIMEOUT = range(9)
 EXTENT_BYTES = 65536
 DEPTH = 16
@@ -128,6 +128,9 @@ class Client:
 
     def release(self, extent):
         return self.ask(RELEASE, struct.pack("<Q", extent))[0]
+
+    def forget(self, arena=b"A" * 16):
+        return self.ask(FORGET, arena)[0]
 
     def list(self, first=0):
         status, _, payload = self.ask(LIST, struct.pack("<Q", first))

@@ -10,6 +10,7 @@
 
 #include <boost/test/unit_test.hpp>
 #include <cstring>
+#include <memory>
 #include <string>
 
 #include "core/spill/extent_word.hpp"
@@ -184,6 +185,57 @@ BOOST_AUTO_TEST_CASE(sets_reach_every_node_and_are_one_client) {
   BOOST_TEST((second->set(0)[0]->connect(5000) == NodeStatus::kFenced));
   clients->close();
   BOOST_TEST(clients->count() == 0u);
+}
+
+BOOST_AUTO_TEST_CASE(what_is_forgotten_can_be_read_to_the_end_and_is_gone_then) {
+  Scratch scratch;
+  Daemon one(scratch), two(scratch, "8M", "127.0.0.1:0", "/store2");
+  std::string key = scratch.path + "/key", nodes = one.address_text() + "," + two.address_text();
+  NodeClientsRequest request = request_of(nodes, key);
+  request.set_count = 2;
+  Line why;
+  {
+    Clients clients;
+    BOOST_REQUIRE((clients->open(request, why) == Error::kNone));
+    for (uint32_t set = 0; set < 2; set++) {
+      for (uint32_t i = 0; i < 2; i++)
+        BOOST_REQUIRE((clients->set(set)[i]->connect(5000) == NodeStatus::kGood));
+    }
+    for (uint32_t i = 0; i < 2; i++) {
+      BOOST_REQUIRE(clients->set(0)[i]->write(0, 9, 1, 100));
+      BOOST_TEST((wait_for_one(*clients->set(0)[i]).status == NodeStatus::kGood));
+    }
+    kill(two.pid(), SIGSTOP);
+    uint64_t began_ms = steady_clock_ms();
+    BOOST_TEST(clients->forget(1, 300) == 1u);  // the other one does not answer
+    uint64_t took_ms = steady_clock_ms() - began_ms;
+    BOOST_TEST((took_ms >= 300 && took_ms < 3000));
+    kill(two.pid(), SIGCONT);
+    BOOST_REQUIRE(clients->set(0)[0]->read(0, 9, 1));
+    BOOST_TEST((wait_for_one(*clients->set(0)[0]).status == NodeStatus::kGood));
+    clients->set(1)[0]->close();
+    BOOST_TEST(clients->forget(1, 5000) == 0u);  // one is closed, the other's slot is not free
+  }
+  request.epoch = 2;
+  for (int i = 0;; i++) {  // an observer would not disturb; a takeover would keep it
+    BOOST_REQUIRE(i < 600);
+    NodeClient observer{};
+    observer.role = wire::Role::kObserver;
+    for (size_t byte = 0; byte < wire::kKeyBytes; byte++)
+      observer.key[byte] = static_cast<uint8_t>(byte);
+    auto node = std::make_unique<FarNode>();
+    node->configure(one.address(), observer);
+    BOOST_REQUIRE((node->connect(5000) == NodeStatus::kGood));
+    BOOST_REQUIRE(node->status(0, 0));
+    NodeCompletion told = wait_for_one(*node);
+    BOOST_REQUIRE((told.status == NodeStatus::kGood));
+    if (told.length_bytes == sizeof(wire::NodeState)) break;
+    usleep(20000);
+  }
+  Clients clients;
+  BOOST_REQUIRE((clients->open(request, why) == Error::kNone));
+  BOOST_REQUIRE((clients->set(0)[0]->connect(5000) == NodeStatus::kGood));
+  BOOST_TEST(clients->node(0, 0).handshake().accept().arena_extents == 0u);
 }
 
 }  // namespace
