@@ -33,8 +33,8 @@ class NodeClients {
   NodeClients& operator=(const NodeClients&) = delete;
 
   // Reads the settings and the key, and makes set_count connections to each node, all closed.
-  // ERRORS: kInvalid a setting, kNotFound or kPermission a key file, kNoMemory, kIo no randomness;
-  // `why` says which and what to type.
+  // ERRORS: kInvalid a setting, kNotFound or kPermission a key file, kNoMemory, kIo no randomness,
+  // kUnsupported a processor that cannot seal; `why` says which and what to type.
   [[nodiscard]] Error open(const NodeClientsRequest& request, Line& why) noexcept;
   // Closes all connections and wipes the keys.  REQUIRES: nobody uses a set any more, and this is
   // the process that used them: in a forked child the descriptors' numbers may be somebody else's.

@@ -18,10 +18,11 @@ inline constexpr uint32_t kOperationMsDefault = 5000;
 // Thread safety: one thread at a time.
 class FarNode final : public Node {
  public:
-  // Before the first connect(); `client` stays where it is.  operation_ms: the deadline of each
-  // operation.
+  // Before the first connect(); `client` and `sealer` stay where they are.  operation_ms: the
+  // deadline of each operation.  sealer: nullptr, extents go as they are.
   void configure(const NodeAddress& address, const NodeClient& client,
-                 uint32_t operation_ms = kOperationMsDefault) noexcept;
+                 uint32_t operation_ms = kOperationMsDefault,
+                 const Sealer* sealer = nullptr) noexcept;
   ~FarNode() { drop(NodeStatus::kLost); }
 
   // Verbs have half of the deadline, so that TCP has the other half when they fail.

@@ -119,13 +119,23 @@ struct Read {
 };
 static_assert(sizeof(Read) == 16);
 
+// What a client adds to an extent that it has sealed; all zero: it is not sealed.  A node keeps it
+// with the extent and gives it back.
+struct Seal {
+  uint8_t nonce[12];
+  uint8_t tag[16];
+  uint8_t reserved[4];  // zero
+};
+static_assert(sizeof(Seal) == 32);
+
 struct Write {
   uint64_t extent;
   uint64_t generation;    // > 0
   uint32_t length_bytes;  // 1 to kFarExtentBytes
-  uint32_t crc;           // crc32c of the bytes
+  uint32_t crc;           // crc32c of the bytes, sealed or not
+  Seal seal;
 };
-static_assert(sizeof(Write) == 24);
+static_assert(sizeof(Write) == 56);
 
 struct Release {
   uint64_t extent;
@@ -157,8 +167,9 @@ struct Reply {
   uint64_t generation;    // kRead: of the extent; kStale: the newest that the node has
   uint32_t crc;           // crc32c of those length_bytes bytes
   uint32_t reserved_b;    // zero
+  Seal seal;              // kGood to kRead: of the extent; else zero
 };
-static_assert(sizeof(Reply) == 24);
+static_assert(sizeof(Reply) == 56);
 
 struct Goodbye {
   NodeStatus status;
@@ -255,6 +266,9 @@ enum class Phase : uint8_t {
 // enumerators known, reserved bytes zero, lengths bounded, the payload as long as the body says.
 // REQUIRES: is_header_sound(), and body_bytes of body are there.
 [[nodiscard]] bool is_message_sound(const Message& message, Transport transport) noexcept;
+
+// Whether every byte is zero.
+[[nodiscard]] bool is_zero(const Seal& seal) noexcept;
 
 // Fills in header and body.  REQUIRES: body has body_bytes_of(type) bytes.
 void build_from(Message& message, Type type, uint8_t slot, const void* body,

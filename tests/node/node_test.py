@@ -26,7 +26,7 @@ import unittest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import protocol  # noqa: E402
 from protocol import (CORRUPT, DEPTH, EXTENT_BYTES, FENCED, FORGET, GOOD, HELLO, LIST, NO_SPACE, NOT_FOUND, PROOF, READ, REFUSED, RELEASE, STALE,
-                      STATUS, WRITE, Client, Closed, Goodbye, crc32c, message)  # noqa: E402
+                      STATUS, WRITE, Client, Closed, Goodbye, crc32c, message, write_body)  # noqa: E402
 
 BARTENDERD = BARTENDER = None
 KEY = bytes(range(32))
@@ -247,13 +247,13 @@ class Handshake(Case):
     def test_oversized_messages_are_refused_before_their_bytes_come(self):
         daemon = self.start()
         for data in (struct.pack("<IBBHII", protocol.MAGIC, HELLO, 0, 65535, 0, 0), struct.pack("<IBBHII", protocol.MAGIC, HELLO, 0, 88, 1, 0),
-                     struct.pack("<IBBHII", protocol.MAGIC, WRITE, 0, 24, 65536, 0)):
+                     struct.pack("<IBBHII", protocol.MAGIC, WRITE, 0, 56, 65536, 0)):
             with Client(daemon.port) as client, self.assertRaises((Goodbye, Closed)):
                 client.send(data)
                 client.receive()
-        for kind, body, length in ((WRITE, struct.pack("<QQII", 1, 1, 65537, 0), 65537), (WRITE, struct.pack("<QQII", 1, 1, 10, 0), 11),
-                                   (WRITE, struct.pack("<QQII", 1, 1, 0, 0), 0), (READ, struct.pack("<QQ", 1, 1), 5),
-                                   (WRITE, struct.pack("<QQII", 1, 0, 1, 0), 1)):
+        for kind, body, length in ((WRITE, write_body(1, 1, 65537, 0), 65537), (WRITE, write_body(1, 1, 10, 0), 11),
+                                   (WRITE, write_body(1, 1, 0, 0), 0), (READ, struct.pack("<QQ", 1, 1), 5),
+                                   (WRITE, write_body(1, 0, 1, 0), 1)):
             client = self.client(daemon)
             with self.assertRaises(Goodbye) as goodbye:
                 client.send(message(kind, body, payload_bytes=length))
@@ -270,7 +270,7 @@ class Handshake(Case):
         silent = Client(daemon.port)
         trickling = Client(daemon.port)
         slow = self.client(daemon)
-        slow.send(message(WRITE, struct.pack("<QQII", 9, 1, 60000, 0), payload_bytes=60000))
+        slow.send(message(WRITE, write_body(9, 1, 60000, 0), payload_bytes=60000))
         started = time.monotonic()
         data = protocol.hello(b"A" * 16, b"C" * 16, 1)
         gone = {}
@@ -340,11 +340,28 @@ class Extents(Case):
         self.assertEqual(client.read(gone)[0], NOT_FOUND)
         self.assertEqual(len(client.list()), 19)
 
+    def test_a_seal_is_kept_with_the_extent_and_given_back(self):
+        daemon = self.start()
+        client = self.client(daemon)
+        seal = bytes(range(1, 29))
+        self.assertEqual(client.write(1, 1, b"sealed", seal=seal), GOOD)
+        self.assertEqual(client.write(2, 1, b"plain"), GOOD)
+        for _ in range(2):
+            self.assertEqual((client.read(1), client.seal), ((GOOD, 1, b"sealed"), seal))
+            self.assertEqual((client.read(2), client.seal), ((GOOD, 1, b"plain"), bytes(28)))
+            daemon.kill()
+            daemon = self.start()
+            client = self.client(daemon)
+        body = bytearray(write_body(1, 2, 1, crc32c(b"x"), seal))
+        body[-1] = 1  # reserved
+        with self.assertRaises(Goodbye):
+            client.ask(WRITE, bytes(body), b"x")
+
     def test_generations_only_rise(self):
         client = self.client(self.start())
         self.assertEqual(client.write(1, 5, b"five"), GOOD)
         for generation in (1, 4, 5):
-            self.assertEqual(client.ask(WRITE, struct.pack("<QQII", 1, generation, 4, crc32c(b"four")), b"four")[:2], (STALE, 5))
+            self.assertEqual(client.ask(WRITE, write_body(1, generation, 4, crc32c(b"four")), b"four")[:2], (STALE, 5))
         self.assertEqual(client.read(1, 6)[:2], (STALE, 5))
         self.assertEqual(client.write(1, 6, b"six"), GOOD)
         self.assertEqual(client.read(1, 6), (GOOD, 6, b"six"))
@@ -352,7 +369,7 @@ class Extents(Case):
     def test_bytes_that_do_not_match_their_checksum_are_not_taken(self):
         client = self.client(self.start())
         self.assertEqual(client.write(1, 1, b"good"), GOOD)
-        self.assertEqual(client.ask(WRITE, struct.pack("<QQII", 1, 2, 4, crc32c(b"good")), b"bad!")[0], CORRUPT)
+        self.assertEqual(client.ask(WRITE, write_body(1, 2, 4, crc32c(b"good")), b"bad!")[0], CORRUPT)
         self.assertEqual(client.read(1), (GOOD, 1, b"good"))
 
     def test_arenas_do_not_see_each_other(self):
@@ -369,11 +386,11 @@ class Extents(Case):
         client = self.client(self.start())
         data = bytes(100)
         for slot in range(DEPTH):
-            client.send(message(WRITE, struct.pack("<QQII", slot, 1, 100, crc32c(data)), data, slot))
+            client.send(message(WRITE, write_body(slot, 1, 100, crc32c(data)), data, slot))
         replies = sorted(client.receive()[1] for _ in range(DEPTH))
         self.assertEqual(replies, list(range(DEPTH)))
         # Both in one segment, and the first needs a commit, so that the second comes while it is in progress.
-        body = struct.pack("<QQII", 1, 2, 100, crc32c(data))
+        body = write_body(1, 2, 100, crc32c(data))
         with self.assertRaises((Goodbye, Closed)):
             client.send(message(WRITE, body, data, 3) + message(RELEASE, struct.pack("<Q", 1), slot=3))
             client.receive()
@@ -428,7 +445,7 @@ class Extents(Case):
         # Many at once do not slip past it.
         self.assertEqual([one.release(extent) for extent in range(1, 6)], [GOOD] * 5)
         for slot in range(DEPTH):
-            one.send(message(WRITE, struct.pack("<QQII", 100 + slot, 1, 1, crc32c(b"q")), b"q", slot))
+            one.send(message(WRITE, write_body(100 + slot, 1, 1, crc32c(b"q")), b"q", slot))
         statuses = [one.receive()[3][0] for _ in range(DEPTH)]
         self.assertEqual(statuses.count(GOOD), 5, statuses)
 
@@ -488,7 +505,7 @@ class Epochs(Case):
 
 
 class Media(Case):
-    DATA_OFFSET = 4096 + 2 * 1024 * 64 + 64 * 64
+    DATA_OFFSET = 4096 + 2 * 1024 * 64 + 64 * 128
 
     def slots(self):
         """{extent: (slot, generation)} of what the store holds, from docs/store.md."""
@@ -496,7 +513,7 @@ class Media(Case):
         with open(self.path("store"), "rb") as file:
             file.seek(4096 + 2 * 1024 * 64)
             for slot in range(64):
-                magic, _, extent, generation = struct.unpack("<Q16sQQ", file.read(64)[:40])
+                magic, _, extent, generation = struct.unpack("<Q16sQQ", file.read(128)[:40])
                 if magic and found.get(extent, (0, 0))[1] < generation:
                     found[extent] = (slot, generation)
         return found
@@ -518,7 +535,7 @@ class Media(Case):
         client.send(message(READ, struct.pack("<QQ", 1, 0)))
         _, _, _, body, payload = client.receive()
         # The checksum is the one that came with the bytes, so whoever reads them knows.
-        self.assertNotEqual(struct.unpack("<BBHIQII", body)[5], crc32c(payload))
+        self.assertNotEqual(struct.unpack("<BBHIQII", body[:24])[5], crc32c(payload))
 
     def test_each_flipped_bit_of_a_header_loses_that_extent_alone(self):
         daemon = self.start()
@@ -527,11 +544,11 @@ class Media(Case):
             self.assertEqual(client.write(extent, 1, b"x"), GOOD)
         daemon.kill()
         slot, _ = self.slots()[7]
-        offset = 4096 + 2 * 1024 * 64 + slot * 64
+        offset = 4096 + 2 * 1024 * 64 + slot * 128
         with open(self.path("store"), "rb") as file:
             sound = file.read()
         randomness = random.Random(SEED)
-        for byte in randomness.sample(range(64), 12):
+        for byte in randomness.sample(range(128), 12):
             with open(self.path("store"), "wb") as file:
                 file.write(sound)
             self.poke(offset + byte)
@@ -603,7 +620,7 @@ class Media(Case):
                         data = struct.pack("<QQ", extent, generation) * randomness.randrange(1, 30)
                         sent.append((slot, extent, generation, data))
                         unknown.setdefault(extent, {})[generation] = data
-                        client.send(message(WRITE, struct.pack("<QQII", extent, generation, len(data), crc32c(data)), data, slot))
+                        client.send(message(WRITE, write_body(extent, generation, len(data), crc32c(data)), data, slot))
                     for _ in sent:
                         _, slot, _, body, _ = client.receive()
                         _, extent, written, data = next(entry for entry in sent if entry[0] == slot)
@@ -756,7 +773,7 @@ class Forgetting(Case):
             client = self.client(daemon, epoch=life + 1)
             data = randomness.randbytes(300)
             for extent in range(200):
-                client.send(message(WRITE, struct.pack("<QQII", extent, life + 1, len(data), crc32c(data)), data, extent % DEPTH))
+                client.send(message(WRITE, write_body(extent, life + 1, len(data), crc32c(data)), data, extent % DEPTH))
                 if extent % DEPTH == DEPTH - 1 or extent == 199:
                     for _ in range(extent % DEPTH + 1):
                         self.assertEqual(client.receive()[3][0], GOOD)
@@ -799,7 +816,7 @@ class Fuzz(Case):
         daemon = self.start()
         honest = self.client(daemon)
         self.assertEqual(honest.write(1, 1, b"honest"), GOOD)
-        kinds = {READ: "<QQ", WRITE: "<QQII", RELEASE: "<Q", LIST: "<Q", STATUS: "<Q", FORGET: "<QQ"}
+        kinds = {READ: "<QQ", WRITE: "<QQ40x", RELEASE: "<Q", LIST: "<Q", STATUS: "<Q", FORGET: "<QQ"}
         print(f"seed {SEED}")
         for _ in range(400):
             client = Client(daemon.port)
@@ -812,7 +829,7 @@ class Fuzz(Case):
                     if kind == WRITE:
                         length = randomness.choice((0, 1, 100, 65536, 65537, 2**31))
                         payload = bytes(min(length, 200))
-                        body = struct.pack("<QQII", *struct.unpack("<QQ", body[:16]), length, randomness.getrandbits(32))
+                        body = write_body(*struct.unpack("<QQ", body[:16]), length, randomness.getrandbits(32))
                     data = bytearray(message(kind, body, payload, slot=randomness.randrange(DEPTH)))
                     for _ in range(randomness.randrange(3)):
                         data[randomness.randrange(len(data))] = randomness.randrange(256)

@@ -217,6 +217,7 @@ void Service::on_read(Connection& connection, uint8_t slot, const wire::Read& re
   }
   reply.length_bytes = header->length_bytes;
   reply.crc = header->data_crc;
+  reply.seal = header->seal;
   Payload payload;
   payload.pinned = index;
   payload.data = store_.bytes(index);
@@ -309,7 +310,8 @@ void Service::end_write(Connection& connection, const wire::Message& message, Sl
               .epoch = connection.epoch,
               .length_bytes = write.length_bytes,
               .crc = write.crc,
-              .slot = slot});
+              .slot = slot,
+              .seal = write.seal});
 }
 
 void Service::on_release(Connection& connection, uint8_t slot, const wire::Release& release) {

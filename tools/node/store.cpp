@@ -416,6 +416,7 @@ void Store::publish(const Change& change) {
   made.epoch = change.epoch;
   made.length_bytes = change.length_bytes;
   made.data_crc = change.crc;
+  made.seal = change.seal;
   made.checksum = checksum_of(made);
   std::memcpy(header(change.slot), &made, sizeof(made));
   media_.flush(header(change.slot), sizeof(made));

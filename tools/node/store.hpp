@@ -65,6 +65,7 @@ struct Change {
   SlotIndex slot;
   NodeStatus status = NodeStatus::kGood;  // set by commit()
   uint64_t newest = 0;                    // with kStale: what is there
+  wire::Seal seal{};                      // goes with the bytes
 };
 
 // Thread safety: one thread.

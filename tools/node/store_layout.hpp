@@ -63,10 +63,11 @@ struct SlotHeader {
   uint64_t epoch;         // of the client that wrote it
   uint32_t length_bytes;  // 1 to kFarExtentBytes; the slot's rest is zero
   uint32_t data_crc;      // crc32c of the length_bytes
-  uint32_t reserved;      // zero
-  uint32_t checksum;      // crc32c of the 60 bytes above
+  wire::Seal seal;        // the client's; zero: none
+  uint8_t reserved[36];   // zero
+  uint32_t checksum;      // crc32c of the 124 bytes above
 };
-static_assert(sizeof(SlotHeader) == kCacheLineBytes);
+static_assert(sizeof(SlotHeader) == 2 * kCacheLineBytes);
 
 static_assert(std::has_unique_object_representations_v<StoreHeader> &&
                   std::has_unique_object_representations_v<ArenaEntry> &&
