@@ -130,6 +130,8 @@ BOOST_AUTO_TEST_CASE(opening_allocates_nothing_and_untouched_pages_cost_nothing)
       "[2001:db8:ffff:ffff:ffff:ffff:255.255.255.255]:65535";
   NodeClientsRequest request = request_of(nodes, key);
   request.set_count = 6;
+  std::string seal = scratch.write_key("/seal", 100);
+  request.seal_key_file = seal.c_str();  // also the first sodium_init() of this process
   Clients clients;
   Line why;
   uint64_t before = resident_bytes();
