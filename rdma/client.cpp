@@ -7,6 +7,7 @@
 
 #include "core/base/check.hpp"
 #include "core/base/sys.hpp"
+#include "rdma/errno_kept.hpp"
 
 namespace btd {
 namespace {
@@ -61,10 +62,14 @@ bool parse_targets(const char* text, Target* targets, uint32_t& count, Line& why
   }
 }
 
-Error read_key(const char* setting, const char* path, uint8_t (&key)[wire::kKeyBytes], Line& why) {
+bool is_set(const char* text) { return text != nullptr && text[0] != '\0'; }
+
+// `wanted`: what the file must hold.
+Error read_key(const char* setting, const char* path, const char* wanted,
+               uint8_t (&key)[wire::kKeyBytes], Line& why) {
   why.text(setting);
-  if (path == nullptr || path[0] == '\0') {
-    why.text(" is not set; name the file that holds the nodes' key");
+  if (!is_set(path)) {
+    why.text(" is not set; name the file that holds ").text(wanted);
     return Error::kInvalid;
   }
   why.text(": ").text(path);
@@ -78,21 +83,46 @@ Error read_key(const char* setting, const char* path, uint8_t (&key)[wire::kKeyB
       why.text(" is open to others than its owner; type: chmod 600 ").text(path);
       return Error::kPermission;
     case KeyError::kMalformed:
-      why.text(" holds no key; it must be the nodes' own, made with: openssl rand -hex 32");
+      why.text(" holds no key; it must be ").text(wanted).text(", made with: openssl rand -hex 32");
       return Error::kInvalid;
   }
   return Error::kInvalid;
+}
+
+Error open_sealer(const NodeClientsRequest& request, const NodeClient& client, Sealer& sealer,
+                  Line& why) {
+  constexpr char kSetting[] = "BARTENDER_SEAL_KEY_FILE";
+  uint8_t key[wire::kKeyBytes];
+  Line said = why;
+  Error error = read_key(kSetting, request.seal_key_file, "a key that no node has", key, said);
+  if (error != Error::kNone) {
+    why = said;
+  } else if (is_equal_secret(key, client.key, sizeof(key))) {
+    why.text(kSetting).text(": that is the nodes' own key, so they could unseal everything; make ");
+    why.text("another one with: openssl rand -hex 32");
+    error = Error::kInvalid;
+  } else if (!Sealer::is_possible()) {
+    why.text(kSetting).text(": this processor has no instructions for AES-GCM, and nothing else ");
+    why.text("(such as XChaCha20) is offered; unset it, or use another machine");
+    error = Error::kUnsupported;
+  } else {
+    sealer.open(key, client.arena);
+  }
+  explicit_bzero(key, sizeof(key));
+  return error;
 }
 
 }  // namespace
 
 struct NodeClients::Shared {
   NodeClient client;
+  Sealer sealer;
   Target targets[kNodesMax];
   Node* nodes[kNodeSetsMax * kNodesMax];
 };
 
 Error NodeClients::open(const NodeClientsRequest& request, Line& why) noexcept {
+  ErrnoKept kept;
   BTD_CHECK(shared_ == nullptr && request.arena != nullptr && request.epoch > 0);
   BTD_CHECK(request.set_count > 0 && request.set_count <= kNodeSetsMax);
   Target targets[kNodesMax];
@@ -101,7 +131,8 @@ Error NodeClients::open(const NodeClientsRequest& request, Line& why) noexcept {
   NodeClient client{};
   // A Line only grows: what is said about a good key is not kept.
   Line said = why;
-  Error error = read_key("BARTENDER_KEY_FILE", request.key_file, client.key, said);
+  Error error =
+      read_key("BARTENDER_KEY_FILE", request.key_file, "the nodes' own key", client.key, said);
   if (error != Error::kNone) {
     why = said;
     return error;
@@ -115,6 +146,10 @@ Error NodeClients::open(const NodeClientsRequest& request, Line& why) noexcept {
         "the kernel gives no random bytes, which memory nodes need; is getrandom(2) forbidden?");
     return Error::kIo;
   }
+  Sealer sealer;
+  const bool is_sealed = is_set(request.seal_key_file);
+  if (is_sealed) error = open_sealer(request, client, sealer, why);
+  if (error != Error::kNone) return error;
 
   static_assert(alignof(FarNode) == 4096);
   size_t head_bytes = round_up(sizeof(Shared), alignof(FarNode));
@@ -133,13 +168,16 @@ Error NodeClients::open(const NodeClientsRequest& request, Line& why) noexcept {
   mapped_bytes_ = total_bytes;
   shared_ = ::new (base) Shared;
   shared_->client = client;
+  if (is_sealed) shared_->sealer = sealer;
   explicit_bzero(&client, sizeof(client));
+  explicit_bzero(&sealer, sizeof(sealer));
   std::memcpy(shared_->targets, targets, sizeof(targets));
   count_ = count;
   set_count_ = request.set_count;
   for (uint32_t i = 0; i < set_count_ * count_; i++) {
     auto* node = ::new (base + head_bytes + i * sizeof(FarNode)) FarNode;
-    node->configure(targets[i % count_].address, shared_->client, request.operation_ms);
+    node->configure(targets[i % count_].address, shared_->client, request.operation_ms,
+                    is_sealed ? &shared_->sealer : nullptr);
     shared_->nodes[i] = node;
   }
   return Error::kNone;
@@ -153,6 +191,28 @@ void NodeClients::close() noexcept {
   shared_ = nullptr;
   mapped_bytes_ = 0;
   count_ = set_count_ = 0;
+}
+
+uint32_t NodeClients::forget(uint32_t set_index, uint32_t deadline_ms) noexcept {
+  uint64_t end_us = steady_clock_us() + uint64_t{deadline_ms} * 1000;
+  wire::Forget arena;
+  std::memcpy(arena.arena, shared_->client.arena, sizeof(arena.arena));
+  uint32_t asked = 0, acknowledged = 0;
+  for (uint32_t i = 0; i < count_; i++) {
+    if (node(set_index, i).forget(0, arena)) asked |= 1U << i;
+  }
+  // All are asked at once, so each may take the time that is left.
+  for (uint32_t i = 0; i < count_; i++) {
+    if ((asked & 1U << i) == 0) continue;
+    uint64_t now_us = steady_clock_us();
+    auto left_us =
+        static_cast<uint32_t>(min<uint64_t>(end_us > now_us ? end_us - now_us : 0, UINT32_MAX));
+    NodeCompletion done;
+    if (node(set_index, i).poll(&done, 1, left_us) == 1 && done.status == NodeStatus::kGood) {
+      acknowledged |= 1U << i;
+    }
+  }
+  return acknowledged;
 }
 
 Node* const* NodeClients::set(uint32_t index) const {

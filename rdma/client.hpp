@@ -33,12 +33,18 @@ class NodeClients {
   NodeClients& operator=(const NodeClients&) = delete;
 
   // Reads the settings and the key, and makes set_count connections to each node, all closed.
-  // ERRORS: kInvalid a setting, kNotFound or kPermission a key file, kNoMemory, kIo no randomness;
-  // `why` says which and what to type.
+  // ERRORS: kInvalid a setting, kNotFound or kPermission a key file, kNoMemory, kIo no randomness,
+  // kUnsupported a processor that cannot seal; `why` says which and what to type.
   [[nodiscard]] Error open(const NodeClientsRequest& request, Line& why) noexcept;
   // Closes all connections and wipes the keys.  REQUIRES: nobody uses a set any more, and this is
   // the process that used them: in a forked child the descriptors' numbers may be somebody else's.
   void close() noexcept;
+
+  // The arena ends well: each connected node of the set shall release all that it has of it when
+  // the last connection of all sets has gone, and until then everything can be read.  Waits up to
+  // deadline_ms.  Returns the nodes that have acknowledged, a bit each; the others keep their
+  // extents until `bartender node --forget`.  REQUIRES: nothing is in flight on the set.
+  uint32_t forget(uint32_t set, uint32_t deadline_ms) noexcept;
 
   uint32_t count() const { return count_; }  // nodes; 0: not open
   uint32_t set_count() const { return set_count_; }

@@ -33,12 +33,17 @@ const ClientSlots::Message* ClientSlots::begin_write(uint32_t index, uint64_t ex
                                                      uint64_t deadline_ms) noexcept {
   if (generation == 0 || length_bytes == 0 || length_bytes > kFarExtentBytes) return nullptr;
   if (!is_idle(index)) return nullptr;
-  return begin(index, Type::kWrite,
-               wire::Write{.extent = extent,
-                           .generation = generation,
-                           .length_bytes = length_bytes,
-                           .crc = crc32c(buffers_[index], length_bytes)},
-               deadline_ms, transport == wire::Transport::kTcp ? length_bytes : 0);
+  wire::Write write{};
+  write.extent = extent;
+  write.generation = generation;
+  write.length_bytes = length_bytes;
+  if (sealer_ != nullptr && !sealer_->seal(buffers_[index], length_bytes, extent, generation,
+                                           sealed_[index], write.seal)) {
+    return nullptr;
+  }
+  write.crc = crc32c(wire_buffer(index), length_bytes);
+  return begin(index, Type::kWrite, write, deadline_ms,
+               transport == wire::Transport::kTcp ? length_bytes : 0);
 }
 
 ClientSlots::Next ClientSlots::on_reply(const Message& message) noexcept {
@@ -68,6 +73,7 @@ ClientSlots::Next ClientSlots::on_reply(const Message& message) noexcept {
   if (request != Type::kList && reply.length_bytes == 0) return Next::kViolation;
   slot.length_bytes = reply.length_bytes;
   slot.crc = reply.crc;
+  slot.seal = reply.seal;
   slot.state = State::kPayload;
   if (reply.length_bytes != 0) return Next::kPayload;
   finish(index);
@@ -77,10 +83,29 @@ ClientSlots::Next ClientSlots::on_reply(const Message& message) noexcept {
 void ClientSlots::finish(uint32_t index) noexcept {
   Slot& slot = slots_[index];
   BTD_ASSERT(slot.state == State::kPayload);
-  bool is_good = crc32c(buffers_[index], slot.length_bytes) == slot.crc;
-  if (is_good && slot.message.header.type == Type::kList) is_good = is_list_sound(index);
-  if (is_good) slot.completion.length_bytes = slot.length_bytes;
-  done(slot, is_good ? NodeStatus::kGood : NodeStatus::kCorrupt);
+  NodeStatus status = deliver(index);
+  if (status == NodeStatus::kGood) slot.completion.length_bytes = slot.length_bytes;
+  done(slot, status);
+}
+
+// From the wire's buffer into the caller's, if it is what it should be.
+NodeStatus ClientSlots::deliver(uint32_t index) noexcept {
+  const Slot& slot = slots_[index];
+  const char* bytes = wire_buffer(index);
+  if (crc32c(bytes, slot.length_bytes) != slot.crc) return NodeStatus::kCorrupt;
+  bool is_good = true;
+  if (slot.message.header.type == Type::kRead) {
+    // Bytes that are not sealed, where all must be, are somebody else's; sealed ones without a key
+    // are of no use.
+    is_good = sealer_ == nullptr
+                  ? is_zero(slot.seal)
+                  : sealer_->unseal(bytes, slot.length_bytes, slot.message.as<wire::Read>().extent,
+                                    slot.completion.generation, slot.seal, buffers_[index]);
+  } else {
+    if (bytes != buffers_[index]) std::memcpy(buffers_[index], bytes, slot.length_bytes);
+    if (slot.message.header.type == Type::kList) is_good = is_list_sound(index);
+  }
+  return is_good ? NodeStatus::kGood : NodeStatus::kCorrupt;
 }
 
 // The pager walks the list by the last extent it saw: an order that does not rise would never end.

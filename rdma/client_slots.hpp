@@ -8,6 +8,7 @@
 // if it fits the request: type, length, generation, order of a list, and the checksum of the bytes.
 #pragma once
 
+#include "rdma/sealer.hpp"
 #include "rdma/wire.hpp"
 
 namespace btd {
@@ -19,7 +20,7 @@ class ClientSlots {
   using Type = wire::Type;
   enum class Next : uint8_t {
     kViolation,  // the node broke the protocol: give the connection up
-    kPayload,    // bring payload_bytes(slot) into buffer(slot), then finish(slot)
+    kPayload,    // bring payload_bytes(slot) into wire_buffer(slot), then finish(slot)
     kDone,       // to be taken
   };
 
@@ -27,13 +28,22 @@ class ClientSlots {
   // cost nothing until a slot is used.
   ClientSlots() {}
 
+  // nullptr: nothing is sealed.  REQUIRES: nothing is in flight.
+  void set_sealer(const Sealer* sealer) { sealer_ = sealer; }
+
+  // The caller's.
   char* buffer(uint32_t slot) { return buffers_[slot]; }
+  // What goes over the wire and comes from it: sealed bytes have a buffer of their own, so that
+  // those of a write stay readable for the caller, who copies them to other nodes, and those of a
+  // read are his only when they are proven.
+  char* wire_buffer(uint32_t slot) { return sealer_ == nullptr ? buffers_[slot] : sealed_[slot]; }
   bool is_idle(uint32_t slot) const {
     return slot < kNodeDepth && slots_[slot].state == State::kIdle;
   }
 
   // Each builds the request of an idle slot, to be sent by deadline_ms; the message stays as it is
-  // until the slot is taken.  nullptr: the slot is not idle, or an argument is out of range.
+  // until the slot is taken.  nullptr: the slot is not idle, an argument is out of range, or there
+  // is no randomness to seal with.
   const Message* begin_read(uint32_t slot, uint64_t extent, uint64_t generation_min,
                             uint64_t deadline_ms) noexcept {
     return begin(slot, Type::kRead, wire::Read{.extent = extent, .generation_min = generation_min},
@@ -47,6 +57,10 @@ class ClientSlots {
   }
   const Message* begin_status(uint32_t slot, uint64_t first_arena, uint64_t deadline_ms) noexcept {
     return begin(slot, Type::kStatus, wire::Status{.first_arena = first_arena}, deadline_ms);
+  }
+  const Message* begin_forget(uint32_t slot, const wire::Forget& forget,
+                              uint64_t deadline_ms) noexcept {
+    return begin(slot, Type::kForget, forget, deadline_ms);
   }
   const Message* begin_write(uint32_t slot, uint64_t extent, uint64_t generation,
                              uint32_t length_bytes, wire::Transport transport,
@@ -77,6 +91,7 @@ class ClientSlots {
     State state;
     uint32_t length_bytes;  // of the payload that the reply promises
     uint32_t crc;
+    wire::Seal seal;
     uint64_t deadline_ms;
     NodeCompletion completion;
     Message message;
@@ -95,12 +110,15 @@ class ClientSlots {
     return slot.state == State::kPosted || slot.state == State::kPayload;
   }
   void done(Slot& slot, NodeStatus status) noexcept;
+  NodeStatus deliver(uint32_t slot) noexcept;
   bool is_list_sound(uint32_t slot) const noexcept;
 
+  const Sealer* sealer_ = nullptr;
   uint32_t in_flight_ = 0;
   uint32_t done_count_ = 0;
   Slot slots_[kNodeDepth]{};
   alignas(4096) char buffers_[kNodeDepth][kFarExtentBytes];
+  alignas(4096) char sealed_[kNodeDepth][kFarExtentBytes];  // untouched without a sealer
 };
 
 // Of a clock that only goes forward.

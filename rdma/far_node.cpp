@@ -1,8 +1,7 @@
 #include "rdma/far_node.hpp"
 
-#include <cerrno>
-
 #include "core/base/check.hpp"
+#include "rdma/errno_kept.hpp"
 
 namespace btd {
 
@@ -13,26 +12,15 @@ namespace {
 // After verbs have failed and TCP has not, each further connect() would wait for them in vain.
 constexpr uint64_t kVerbsAgainMs = 60000;
 
-// The calls here set errno; the program whose fault we serve must not see that.
-class ErrnoKept {
- public:
-  ErrnoKept() : kept_(errno) {}
-  ~ErrnoKept() { errno = kept_; }
-  ErrnoKept(const ErrnoKept&) = delete;
-  ErrnoKept& operator=(const ErrnoKept&) = delete;
-
- private:
-  int kept_;
-};
-
 }  // namespace
 
-void FarNode::configure(const NodeAddress& address, const NodeClient& client,
-                        uint32_t operation_ms) noexcept {
+void FarNode::configure(const NodeAddress& address, const NodeClient& client, uint32_t operation_ms,
+                        const Sealer* sealer) noexcept {
   BTD_CHECK(!is_connected());
   address_ = address;
   client_ = &client;
   operation_ms_ = operation_ms;
+  slots_.set_sealer(sealer);
 }
 
 NodeStatus FarNode::connect(uint32_t deadline_ms) noexcept {
@@ -107,6 +95,10 @@ bool FarNode::list(uint32_t slot, uint64_t first_extent) noexcept {
 
 bool FarNode::status(uint32_t slot, uint64_t first_arena) noexcept {
   return is_connected() && post(slots_.begin_status(slot, first_arena, deadline()));
+}
+
+bool FarNode::forget(uint32_t slot, const wire::Forget& arena) noexcept {
+  return is_connected() && post(slots_.begin_forget(slot, arena, deadline()));
 }
 
 void FarNode::progress() noexcept {

@@ -18,10 +18,11 @@ inline constexpr uint32_t kOperationMsDefault = 5000;
 // Thread safety: one thread at a time.
 class FarNode final : public Node {
  public:
-  // Before the first connect(); `client` stays where it is.  operation_ms: the deadline of each
-  // operation.
+  // Before the first connect(); `client` and `sealer` stay where they are.  operation_ms: the
+  // deadline of each operation.  sealer: nullptr, extents go as they are.
   void configure(const NodeAddress& address, const NodeClient& client,
-                 uint32_t operation_ms = kOperationMsDefault) noexcept;
+                 uint32_t operation_ms = kOperationMsDefault,
+                 const Sealer* sealer = nullptr) noexcept;
   ~FarNode() { drop(NodeStatus::kLost); }
 
   // Verbs have half of the deadline, so that TCP has the other half when they fail.
@@ -38,6 +39,10 @@ class FarNode final : public Node {
 
   // A wire::NodeState and its ArenaStatus from the given index on into the buffer.
   bool status(uint32_t slot, uint64_t first_arena) noexcept;
+  // For an owner: its own arena is to be released as soon as its last connection has gone.  For an
+  // observer: now; kRefused while an owner is connected, kNotFound there is no such arena.  Good
+  // means that it happens, over a restart of the node too.
+  bool forget(uint32_t slot, const wire::Forget& arena) noexcept;
   // REQUIRES: connected.
   wire::Transport transport() const { return carrier_->transport(); }
   // REQUIRES: connect() was good.

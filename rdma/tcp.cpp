@@ -124,7 +124,7 @@ bool TcpCarrier::send_queued() noexcept {
     }
     size_t payload_sent = sent_bytes_ < head_bytes ? 0 : sent_bytes_ - head_bytes;
     if (payload_sent < message.header.payload_bytes) {
-      parts[part_count++] = {slots_->buffer(slot) + payload_sent,
+      parts[part_count++] = {slots_->wire_buffer(slot) + payload_sent,
                              message.header.payload_bytes - payload_sent};
     }
     msghdr call{};
@@ -174,8 +174,8 @@ bool TcpCarrier::consume() noexcept {
     if (payload_slot_ < kNodeDepth) {
       uint32_t wanted = slots_->payload_bytes(payload_slot_) - payload_got_bytes_;
       size_t taken = min<size_t>(wanted, available);
-      std::memcpy(slots_->buffer(payload_slot_) + payload_got_bytes_, received_ + received_begin_,
-                  taken);
+      std::memcpy(slots_->wire_buffer(payload_slot_) + payload_got_bytes_,
+                  received_ + received_begin_, taken);
       received_begin_ += taken;
       payload_got_bytes_ += static_cast<uint32_t>(taken);
       if (taken < wanted) return true;
@@ -205,7 +205,7 @@ ssize_t TcpCarrier::receive_some() noexcept {
     // after it into received_, in one call.
     uint32_t wanted = slots_->payload_bytes(payload_slot_) - payload_got_bytes_;
     received_begin_ = received_end_ = 0;
-    iovec parts[2] = {{slots_->buffer(payload_slot_) + payload_got_bytes_, wanted},
+    iovec parts[2] = {{slots_->wire_buffer(payload_slot_) + payload_got_bytes_, wanted},
                       {received_, sizeof(received_)}};
     count = ::readv(socket_, parts, 2);
     if (count > 0) {

@@ -106,7 +106,7 @@ NodeStatus VerbsCarrier::open(const NodeAddress& address, ClientSlots& slots,
   if (library_->resolve_route(id_, left_ms()) != 0) return NodeStatus::kLost;
   status = await_event(RDMA_CM_EVENT_ROUTE_RESOLVED, deadline_ms);
   if (status != NodeStatus::kGood) return status;
-  if (!queue_.open(*library_, id_, slots.buffer(0), false)) return NodeStatus::kLost;
+  if (!queue_.open(*library_, id_, slots.wire_buffer(0), false)) return NodeStatus::kLost;
   rdma_conn_param parameters = verbs_parameters(queue_.reads_max(), false);
   if (library_->connect(id_, &parameters) != 0) return NodeStatus::kLost;
   return await_event(RDMA_CM_EVENT_ESTABLISHED, deadline_ms);

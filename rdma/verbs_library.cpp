@@ -56,11 +56,16 @@ const VerbsLibrary* load_verbs() noexcept {
   static VerbsLibrary library;
   static std::atomic<int> state{0};  // 0: not tried, 1: loaded, 2: there is none
   int known = state.load(std::memory_order_acquire);
+  // A forked child has the libraries' memory, but not the descriptors of the parent's pager: their
+  // numbers may be the program's own.
+  static std::atomic<int> owner{0};
+  if (known == 1 && owner.load(std::memory_order_relaxed) != getpid()) return nullptr;
   if (known != 0) return known == 1 ? &library : nullptr;
   // Two threads may both load: dlopen() counts, and they store the same addresses.
   VerbsLibrary loaded{};
   bool is_loaded = load(loaded);
   if (is_loaded) library = loaded;
+  owner.store(getpid(), std::memory_order_relaxed);
   state.store(is_loaded ? 1 : 2, std::memory_order_release);
   return is_loaded ? &library : nullptr;
 }

@@ -49,7 +49,8 @@ struct VerbsLibrary {
 // loads nor allocates.
 [[nodiscard]] bool has_infiniband(const char* directory) noexcept;
 
-// nullptr: the libraries are not installed.  Allocates: never with a heap lock held.
+// nullptr: the libraries are not installed, or this is a forked child whose parent uses them: then
+// it is TCP's turn.  Allocates: never with a heap lock held.
 const VerbsLibrary* load_verbs() noexcept;
 
 // Whether there is a device to use.  Allocates.

@@ -10,7 +10,7 @@ namespace btd {
 namespace {
 
 // What a completion was for: the kind above, slot or index of the message below.
-constexpr uint64_t kSendTag = 1, kReceiveTag = 2, kReadTag = 3, kWriteTag = 4;
+constexpr uint64_t kSendTag = 1, kReceiveTag = 2, kReadTag = 3, kWriteTag = 4, kProbeTag = 5;
 constexpr uint64_t tagged(uint64_t tag, uint64_t index) { return tag << 32 | index; }
 
 bool make_non_blocking(int descriptor) {
@@ -46,6 +46,7 @@ bool DeviceQueue::open(const VerbsLibrary& library, rdma_cm_id* id, char* buffer
   buffers_ = buffers;
   is_broken_ = false;
   sends_in_use_ = 0;
+  is_probing_ = false;
   ibv_device_attr device{};
   if (id->verbs == nullptr || library.query_device(id->verbs, &device) != 0) {
     close();
@@ -77,6 +78,7 @@ bool DeviceQueue::open(const VerbsLibrary& library, rdma_cm_id* id, char* buffer
   has_queue_pair_ = library.create_qp(id, domain_, &wanted) == 0;
   if (has_queue_pair_) {
     int access = IBV_ACCESS_LOCAL_WRITE;
+    // The kernel (since 5.12) copies pinned pages for a forked child and leaves these to us.
     message_region_ = library.reg_mr(domain_, &messages_, sizeof(messages_), access);
     if (is_node) access |= IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE;
     buffer_region_ = library.reg_mr(domain_, buffers, kNodeDepth * kFarExtentBytes, access);
@@ -168,6 +170,20 @@ bool DeviceQueue::read(uint32_t slot, uint32_t length_bytes, uint64_t remote_add
   return post_data(Kind::kRead, slot, length_bytes, remote_address, remote_key);
 }
 
+// Of a write of no bytes neither address nor key are looked at (InfiniBand's C9-88), but it is
+// acknowledged and tried again like any other.
+bool DeviceQueue::probe() noexcept {
+  if (is_broken_) return false;
+  if (is_probing_) return true;
+  ibv_send_wr request{};
+  request.wr_id = tagged(kProbeTag, 0);
+  request.opcode = IBV_WR_RDMA_WRITE;
+  request.send_flags = IBV_SEND_SIGNALED;
+  ibv_send_wr* bad = nullptr;
+  is_probing_ = ibv_post_send(id_->qp, &request, &bad) == 0;
+  return is_probing_;
+}
+
 int DeviceQueue::poll(Event& event) noexcept {
   ibv_wc done{};
   int count = ibv_poll_cq(completions_, 1, &done);
@@ -190,6 +206,10 @@ int DeviceQueue::poll(Event& event) noexcept {
       return 1;
     case kWriteTag:
       event.kind = Kind::kWritten;
+      return 1;
+    case kProbeTag:
+      is_probing_ = false;
+      event.kind = Kind::kSent;
       return 1;
     default:
       break;

@@ -65,6 +65,9 @@ class DeviceQueue final : public VerbsQueue {
   bool is_open() const { return id_ != nullptr; }
   // Readable when there is something to poll() after arm().
   int descriptor() const { return channel_->fd; }
+  // Asks the peer's device for a sign of life by writing nothing to it; kBroken follows when there
+  // is none.  Nobody else notices the death of a machine that only listens.
+  bool probe() noexcept;
   // Takes what made the descriptor readable, and asks for the next.  poll() until 0 after it.
   void arm() noexcept;
   uint32_t queue_pair() const { return id_->qp->qp_num; }
@@ -78,7 +81,7 @@ class DeviceQueue final : public VerbsQueue {
   // answers arrived: twice the depth, and some for handshake and goodbye.
   static constexpr uint32_t kSendCount = 2 * kNodeDepth + 4;
   static constexpr uint32_t kReceiveCount = kNodeDepth + 4;
-  static constexpr uint32_t kSendDepth = kSendCount + 2 * kNodeDepth;
+  static constexpr uint32_t kSendDepth = kSendCount + 2 * kNodeDepth + 1;  // and a probe
 
   bool post_receive(uint32_t index) noexcept;
   bool post_data(Kind kind, uint32_t slot, uint32_t length_bytes, uint64_t remote_address,
@@ -90,6 +93,7 @@ class DeviceQueue final : public VerbsQueue {
   uint8_t reads_max_ = 0;
   bool is_broken_ = false;
   uint64_t sends_in_use_ = 0;  // a bit for each of sends_
+  bool is_probing_ = false;
 
   // In the order of creation.
   ibv_pd* domain_ = nullptr;
@@ -108,6 +112,7 @@ class DeviceQueue final : public VerbsQueue {
 static_assert(2 * kNodeDepth + 4 <= 64, "a bit for each send");
 
 // What both sides ask of a connection.
+// reads_max: in flight at a time; for a node at most what the client asks for.
 rdma_conn_param verbs_parameters(uint8_t reads_max, bool is_node) noexcept;
 // How long the device waits for an acknowledgement: see the definition.
 void set_ack_timeout(const VerbsLibrary& library, rdma_cm_id* id) noexcept;

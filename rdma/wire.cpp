@@ -17,7 +17,7 @@ bool may_come(Type type, Phase phase) {
     case Phase::kNodeHandshake:
       return type == Type::kHello || type == Type::kProof;
     case Phase::kNodeReady:
-      return type >= Type::kRead && type <= Type::kStatus;
+      return type >= Type::kRead && type <= Type::kForget;
   }
   return false;
 }
@@ -40,13 +40,20 @@ bool is_sound(const Challenge& challenge) {
   return challenge.transport <= Transport::kVerbs && challenge.durability <= Durability::kPower;
 }
 
+bool is_sound(const Seal& seal) {
+  return (seal.reserved[0] | seal.reserved[1] | seal.reserved[2] | seal.reserved[3]) == 0;
+}
+
 bool is_sound(const Write& write) {
-  return write.generation != 0 && write.length_bytes != 0 && write.length_bytes <= kFarExtentBytes;
+  return is_sound(write.seal) && write.generation != 0 && write.length_bytes != 0 &&
+         write.length_bytes <= kFarExtentBytes;
 }
 
 bool is_sound(const Reply& reply) {
+  bool may_be_sealed = reply.request == Type::kRead && reply.status == NodeStatus::kGood;
+  if (!is_sound(reply.seal) || (!may_be_sealed && !is_zero(reply.seal))) return false;
   return is_status_known(reply.status) && reply.request >= Type::kRead &&
-         reply.request <= Type::kStatus && reply.reserved_a == 0 && reply.reserved_b == 0 &&
+         reply.request <= Type::kForget && reply.reserved_a == 0 && reply.reserved_b == 0 &&
          reply.length_bytes <= kFarExtentBytes;
 }
 
@@ -78,6 +85,8 @@ size_t body_bytes_of(Type type) noexcept {
       return sizeof(List);
     case Type::kStatus:
       return sizeof(Status);
+    case Type::kForget:
+      return sizeof(Forget);
     case Type::kReply:
       return sizeof(Reply);
     case Type::kGoodbye:
@@ -117,6 +126,11 @@ bool is_message_sound(const Message& message, Transport transport) noexcept {
     default:
       return true;  // every value is possible
   }
+}
+
+bool is_zero(const Seal& seal) noexcept {
+  constexpr Seal kNone{};
+  return std::memcmp(&seal, &kNone, sizeof(seal)) == 0;
 }
 
 void build_from(Message& message, Type type, uint8_t slot, const void* body,

@@ -40,8 +40,9 @@ enum class Type : uint8_t {
   kRelease = 7,
   kList = 8,
   kStatus = 9,
-  kReply = 10,    // node: to the five above; with payload for kRead, kList, kStatus
-  kGoodbye = 11,  // node: why it closes the connection
+  kForget = 10,   // the arena has ended: release all of it, see Forget
+  kReply = 11,    // node: to the six above; with payload for kRead, kList, kStatus
+  kGoodbye = 12,  // node: why it closes the connection
 };
 
 enum class Transport : uint8_t { kTcp = 0, kVerbs = 1 };
@@ -50,11 +51,18 @@ enum class Durability : uint8_t {
   kProcess = 0,  // the death of the daemon: a tmpfs store
   kPower = 1,    // that of the machine
 };
-enum class Role : uint8_t { kOwner = 0, kObserver = 1 };  // an observer may only ask for the status
+// An observer may only ask for the status, and have an arena forgotten that nobody owns.
+enum class Role : uint8_t { kOwner = 0, kObserver = 1 };
+// What becomes of an arena on the node.
+enum class ArenaState : uint8_t {
+  kKept = 0,
+  kMarked = 1,  // its owner has ended well: goes when the owner's last connection has
+  kGoing = 2,   // it goes, over a restart too
+};
 
 struct Header {
   uint32_t magic;          // kMagic
-  Type type;               // 1 to 11
+  Type type;               // 1 to 12
   uint8_t slot;            // below kNodeDepth; the reply has that of the request; else 0
   uint16_t body_bytes;     // size of the type's body
   uint32_t payload_bytes;  // after the body; 0 to kFarExtentBytes; 0 over verbs
@@ -111,13 +119,23 @@ struct Read {
 };
 static_assert(sizeof(Read) == 16);
 
+// What a client adds to an extent that it has sealed; all zero: it is not sealed.  A node keeps it
+// with the extent and gives it back.
+struct Seal {
+  uint8_t nonce[12];
+  uint8_t tag[16];
+  uint8_t reserved[4];  // zero
+};
+static_assert(sizeof(Seal) == 32);
+
 struct Write {
   uint64_t extent;
   uint64_t generation;    // > 0
   uint32_t length_bytes;  // 1 to kFarExtentBytes
-  uint32_t crc;           // crc32c of the bytes
+  uint32_t crc;           // crc32c of the bytes, sealed or not
+  Seal seal;
 };
-static_assert(sizeof(Write) == 24);
+static_assert(sizeof(Write) == 56);
 
 struct Release {
   uint64_t extent;
@@ -134,6 +152,13 @@ struct Status {
 };
 static_assert(sizeof(Status) == 8);
 
+// From the owner, of its own arena: marks it.  From an observer: it goes now; kRefused while an
+// owner is connected.
+struct Forget {
+  uint8_t arena[kUuidBytes];
+};
+static_assert(sizeof(Forget) == 16);
+
 struct Reply {
   NodeStatus status;
   Type request;           // the type replied to
@@ -142,8 +167,9 @@ struct Reply {
   uint64_t generation;    // kRead: of the extent; kStale: the newest that the node has
   uint32_t crc;           // crc32c of those length_bytes bytes
   uint32_t reserved_b;    // zero
+  Seal seal;              // kGood to kRead: of the extent; else zero
 };
-static_assert(sizeof(Reply) == 24);
+static_assert(sizeof(Reply) == 56);
 
 struct Goodbye {
   NodeStatus status;
@@ -181,8 +207,9 @@ struct ArenaStatus {
   uint64_t epoch;  // highest seen
   uint64_t extents;
   uint64_t length_bytes;  // of all its extents together
-  uint32_t connections;
-  uint32_t reserved;  // zero
+  uint32_t connections;   // of its owner
+  ArenaState state;
+  uint8_t reserved[3];  // zero
 };
 static_assert(sizeof(ArenaStatus) == 48);
 
@@ -228,7 +255,7 @@ enum class Phase : uint8_t {
   kClientHandshake,  // received by a client that is not yet accepted: kChallenge, kAccept, kGoodbye
   kClientReady,      // by one that is: kReply, kGoodbye
   kNodeHandshake,    // by a node: kHello, kProof
-  kNodeReady,        // kRead to kStatus
+  kNodeReady,        // kRead to kForget
 };
 
 // Whether a header can be the start of a message of this phase: looks at nothing but its 16 bytes,
@@ -239,6 +266,9 @@ enum class Phase : uint8_t {
 // enumerators known, reserved bytes zero, lengths bounded, the payload as long as the body says.
 // REQUIRES: is_header_sound(), and body_bytes of body are there.
 [[nodiscard]] bool is_message_sound(const Message& message, Transport transport) noexcept;
+
+// Whether every byte is zero.
+[[nodiscard]] bool is_zero(const Seal& seal) noexcept;
 
 // Fills in header and body.  REQUIRES: body has body_bytes_of(type) bytes.
 void build_from(Message& message, Type type, uint8_t slot, const void* body,

@@ -1,6 +1,8 @@
-// bartender node: how a memory node is doing.
+// bartender node: how a memory node is doing; and has it forget an arena that nobody needs.
 #include <fmt/core.h>
+#include <unistd.h>
 
+#include <cctype>
 #include <cstring>
 #include <memory>
 
@@ -14,6 +16,7 @@ namespace {
 
 constexpr uint32_t kConnectMs = 5000;
 constexpr uint32_t kPollUs = 500000;
+constexpr uint64_t kForgetMs = 60000;
 
 struct NodeReport {
   wire::NodeState state;
@@ -80,45 +83,131 @@ NodeClient observer(const std::string& key_file) {
   }
 }
 
-// The state, and the arenas from first_arena on.
-void ask(FarNode& node, const std::string& address, NodeReport& report) {
-  NodeCompletion completion{};
-  uint32_t count = 0;
-  if (!node.status(0, report.arenas.size())) fail(address, NodeStatus::kLost);
-  while (count == 0) count = node.poll(&completion, 1, kPollUs);
-  if (completion.status != NodeStatus::kGood) fail(address, completion.status);
-  uint32_t size_bytes = completion.length_bytes;
-  if (size_bytes < sizeof(report.state) ||
-      (size_bytes - sizeof(report.state)) % sizeof(wire::ArenaStatus) != 0) {
-    fail(address, NodeStatus::kCorrupt);
+// An observer's connection.
+class Observer {
+ public:
+  Observer(std::string address_text, const std::string& key_file)
+      : address_(std::move(address_text)), client_(observer(key_file)) {
+    NodeAddress address;
+    if (!parse_address(address_.c_str(), address)) {
+      throw Failure{kExitUsage, fmt::format("\"{}\" is no address; nothing was done; give "
+                                            "192.0.2.7:7070 or [2001:db8::7]:7070",
+                                            printable(address_))};
+    }
+    node_->configure(address, client_);
+    NodeStatus status = node_->connect(kConnectMs);
+    if (status != NodeStatus::kGood) fail(address_, status);
   }
-  std::memcpy(&report.state, node.buffer(0), sizeof(report.state));
-  for (size_t at = sizeof(report.state); at < size_bytes; at += sizeof(wire::ArenaStatus)) {
-    wire::ArenaStatus arena;
-    std::memcpy(&arena, node.buffer(0) + at, sizeof(arena));
-    report.arenas.push_back(arena);
+
+  NodeReport look() {
+    NodeReport report{};
+    size_t before;
+    do {
+      before = report.arenas.size();
+      ask(report);
+    } while (report.arenas.size() > before && report.arenas.size() < report.state.arena_count);
+    return report;
   }
+
+  NodeStatus forget(const wire::Forget& arena) {
+    if (!node_->forget(0, arena)) fail(address_, NodeStatus::kLost);
+    return wait().status;
+  }
+
+ private:
+  NodeCompletion wait() {
+    NodeCompletion completion{};
+    uint32_t count = 0;
+    while (count == 0) count = node_->poll(&completion, 1, kPollUs);
+    return completion;
+  }
+
+  // The state, and the arenas from where the report ends.
+  void ask(NodeReport& report) {
+    if (!node_->status(0, report.arenas.size())) fail(address_, NodeStatus::kLost);
+    NodeCompletion completion = wait();
+    if (completion.status != NodeStatus::kGood) fail(address_, completion.status);
+    uint32_t size_bytes = completion.length_bytes;
+    if (size_bytes < sizeof(report.state) ||
+        (size_bytes - sizeof(report.state)) % sizeof(wire::ArenaStatus) != 0) {
+      fail(address_, NodeStatus::kCorrupt);
+    }
+    std::memcpy(&report.state, node_->buffer(0), sizeof(report.state));
+    for (size_t at = sizeof(report.state); at < size_bytes; at += sizeof(wire::ArenaStatus)) {
+      wire::ArenaStatus arena;
+      std::memcpy(&arena, node_->buffer(0) + at, sizeof(arena));
+      report.arenas.push_back(arena);
+    }
+  }
+
+  const std::string address_;
+  const NodeClient client_;
+  std::unique_ptr<FarNode> node_ = std::make_unique<FarNode>();
+};
+
+wire::Forget parse_uuid(const std::string& text) {
+  wire::Forget arena{};
+  size_t digits = 0;
+  bool is_good = true;
+  for (char c : text) {
+    if (c == '-') continue;
+    bool is_digit = std::isxdigit(static_cast<unsigned char>(c)) != 0;
+    is_good = is_good && is_digit && digits < 2 * wire::kUuidBytes;
+    if (!is_good) break;
+    int value = c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10;
+    uint8_t& byte = arena.arena[digits++ / 2];
+    byte = static_cast<uint8_t>(byte << 4 | value);
+  }
+  if (!is_good || digits != 2 * wire::kUuidBytes) {
+    throw Failure{kExitUsage, fmt::format("--forget: \"{}\" is no arena's uuid; nothing was done; "
+                                          "`bartender node` shows them",
+                                          printable(text))};
+  }
+  return arena;
 }
 
-NodeReport look_at(const std::string& address_text, const std::string& key_file) {
-  NodeAddress address;
-  if (!parse_address(address_text.c_str(), address)) {
-    throw Failure{kExitUsage, fmt::format("\"{}\" is no address; nothing was done; give "
-                                          "192.0.2.7:7070 or [2001:db8::7]:7070",
-                                          printable(address_text))};
+const wire::ArenaStatus* find(const NodeReport& report, const wire::Forget& arena) {
+  for (const wire::ArenaStatus& one : report.arenas) {
+    if (std::memcmp(one.arena, arena.arena, sizeof(arena.arena)) == 0) return &one;
   }
-  NodeClient client = observer(key_file);
-  auto node = std::make_unique<FarNode>();
-  node->configure(address, client);
-  NodeStatus status = node->connect(kConnectMs);
-  if (status != NodeStatus::kGood) fail(address_text, status);
-  NodeReport report{};
-  size_t before;
-  do {
-    before = report.arenas.size();
-    ask(*node, address_text, report);
-  } while (report.arenas.size() > before && report.arenas.size() < report.state.arena_count);
-  return report;
+  return nullptr;
+}
+
+// Returns what the arena had, when all of it has been released.
+wire::ArenaStatus forget(Observer& node, const std::string& address, const std::string& text) {
+  wire::Forget arena = parse_uuid(text);
+  NodeReport before = node.look();
+  const wire::ArenaStatus* found = find(before, arena);
+  NodeStatus status = found == nullptr ? NodeStatus::kNotFound : node.forget(arena);
+  if (status == NodeStatus::kNotFound) {
+    throw Failure{kExitFailed, fmt::format("{} has no arena {}; nothing was done; `bartender node` "
+                                           "shows those that it has",
+                                           printable(address), uuid_of(arena.arena))};
+  }
+  if (status == NodeStatus::kRefused) {
+    throw Failure{kExitRefused,
+                  fmt::format("a program that uses arena {} is connected to {}; nothing was done; "
+                              "end it first",
+                              uuid_of(arena.arena), printable(address))};
+  }
+  if (status != NodeStatus::kGood) fail(address, status);
+  uint64_t end_ms = steady_clock_ms() + kForgetMs;
+  while (find(node.look(), arena) != nullptr) {
+    if (steady_clock_ms() > end_ms) {
+      throw Failure{kExitFailed,
+                    fmt::format("{} is still releasing arena {}, and goes on by itself; "
+                                "see `bartender node`",
+                                printable(address), uuid_of(arena.arena))};
+    }
+    usleep(10000);
+  }
+  return *found;
+}
+
+const char* state_of(const wire::ArenaStatus& arena) {
+  static constexpr const char* kNames[] = {"kept", "ending", "going"};
+  auto index = static_cast<size_t>(arena.state);
+  return index < 3 ? kNames[index] : "unknown";
 }
 
 Json describe(const std::string& address, const NodeReport& report) {
@@ -153,7 +242,9 @@ Json describe(const std::string& address, const NodeReport& report) {
                               {"epoch", arena.epoch},
                               {"extents", arena.extents},
                               {"bytes", arena.length_bytes},
-                              {"connections", arena.connections}});
+                              {"connections", arena.connections},
+                              {"owner_connected", arena.connections != 0},
+                              {"state", state_of(arena)}});
   }
   return json;
 }
@@ -186,29 +277,58 @@ void print_text(const std::string& address, const NodeReport& report) {
   line("damaged", state.corrupt + state.damaged_headers == 0 ? "nothing" : red(damage));
   if (report.arenas.empty()) return;
   fmt::print("\n");
-  Table table({"ARENA", ">EPOCH", ">EXTENTS", ">BYTES", ">CONNECTIONS"});
+  Table table({"ARENA", ">EPOCH", ">EXTENTS", ">BYTES", ">CONNECTIONS", "OWNER"});
   for (const wire::ArenaStatus& arena : report.arenas) {
     table.row({uuid_of(arena.arena), std::to_string(arena.epoch), std::to_string(arena.extents),
-               human_size(arena.length_bytes), std::to_string(arena.connections)});
+               human_size(arena.length_bytes), std::to_string(arena.connections),
+               arena.state == wire::ArenaState::kKept
+                   ? (arena.connections != 0 ? "connected" : "away")
+                   : state_of(arena)});
   }
   table.print();
+}
+
+void print_forgotten(const wire::ArenaStatus& arena, const std::string& address, bool is_json) {
+  if (!is_json) {
+    fmt::print("{} has forgotten arena {}: {} extents with {}, and its epoch\n", printable(address),
+               uuid_of(arena.arena), arena.extents, human_size(arena.length_bytes));
+    return;
+  }
+  Json json = json_document("node");
+  json["address"] = address;
+  json["forgotten"] = {{"uuid", uuid_of(arena.arena)},
+                       {"epoch", arena.epoch},
+                       {"extents", arena.extents},
+                       {"bytes", arena.length_bytes}};
+  print_json(json);
 }
 
 }  // namespace
 
 void add_node(CLI::App& app, int& status) {
-  CLI::App* command = app.add_subcommand("node", "Show the state of a memory node");
+  CLI::App* command =
+      app.add_subcommand("node", "Show the state of a memory node, or have it forget an arena");
   static std::string address;
   static std::string key_file;
+  static std::string uuid;
   static bool is_json = false;
   command->add_option("ADDRESS", address, "of bartenderd: 192.0.2.7:7070")->required();
   command->add_option("--key-file", key_file, "the node's key")->required();
+  command->add_option(
+      "--forget", uuid,
+      "release all that this node has of the arena, for good; refused while a program "
+      "that uses it is connected");
   command->add_flag("--json", is_json, "print JSON");
-  command->footer("Exit status: 0 shown, 3 the key was refused, 4 no node there, 64 wrong usage.");
+  command->footer(
+      "Exit status: 0 shown or forgotten, 3 the key was refused or the arena is in use, 4 no node "
+      "or\n"
+      "arena there, 64 wrong usage.");
   command->callback([&status] {
-    NodeReport report = look_at(address, key_file);
-    is_json ? print_json(describe(address, report)) : print_text(address, report);
+    Observer node(address, key_file);
     status = kExitOk;
+    if (!uuid.empty()) return print_forgotten(forget(node, address, uuid), address, is_json);
+    NodeReport report = node.look();
+    is_json ? print_json(describe(address, report)) : print_text(address, report);
   });
 }
 

@@ -53,7 +53,7 @@ _bartender_complete() {
     rm) options='--json --force --help' ;;
     config) options='--json --markdown --help' ;;
     doctor) options='--json --help' ;;
-    node) options='--json --key-file --help' ;;
+    node) options='--json --key-file --forget --help' ;;
     version) options='--json --help' ;;
   esac
   if [[ $word == -* ]]; then

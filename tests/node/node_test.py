@@ -25,8 +25,8 @@ import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import protocol  # noqa: E402
-from protocol import (CORRUPT, DEPTH, EXTENT_BYTES, FENCED, GOOD, HELLO, LIST, NO_SPACE, NOT_FOUND, PROOF, READ, REFUSED, RELEASE, STALE,
-                      STATUS, WRITE, Client, Closed, Goodbye, crc32c, message)  # noqa: E402
+from protocol import (CORRUPT, DEPTH, EXTENT_BYTES, FENCED, FORGET, GOOD, HELLO, LIST, NO_SPACE, NOT_FOUND, PROOF, READ, REFUSED, RELEASE, STALE,
+                      STATUS, WRITE, Client, Closed, Goodbye, crc32c, message, write_body)  # noqa: E402
 
 BARTENDERD = BARTENDER = None
 KEY = bytes(range(32))
@@ -247,13 +247,13 @@ class Handshake(Case):
     def test_oversized_messages_are_refused_before_their_bytes_come(self):
         daemon = self.start()
         for data in (struct.pack("<IBBHII", protocol.MAGIC, HELLO, 0, 65535, 0, 0), struct.pack("<IBBHII", protocol.MAGIC, HELLO, 0, 88, 1, 0),
-                     struct.pack("<IBBHII", protocol.MAGIC, WRITE, 0, 24, 65536, 0)):
+                     struct.pack("<IBBHII", protocol.MAGIC, WRITE, 0, 56, 65536, 0)):
             with Client(daemon.port) as client, self.assertRaises((Goodbye, Closed)):
                 client.send(data)
                 client.receive()
-        for kind, body, length in ((WRITE, struct.pack("<QQII", 1, 1, 65537, 0), 65537), (WRITE, struct.pack("<QQII", 1, 1, 10, 0), 11),
-                                   (WRITE, struct.pack("<QQII", 1, 1, 0, 0), 0), (READ, struct.pack("<QQ", 1, 1), 5),
-                                   (WRITE, struct.pack("<QQII", 1, 0, 1, 0), 1)):
+        for kind, body, length in ((WRITE, write_body(1, 1, 65537, 0), 65537), (WRITE, write_body(1, 1, 10, 0), 11),
+                                   (WRITE, write_body(1, 1, 0, 0), 0), (READ, struct.pack("<QQ", 1, 1), 5),
+                                   (WRITE, write_body(1, 0, 1, 0), 1)):
             client = self.client(daemon)
             with self.assertRaises(Goodbye) as goodbye:
                 client.send(message(kind, body, payload_bytes=length))
@@ -270,7 +270,7 @@ class Handshake(Case):
         silent = Client(daemon.port)
         trickling = Client(daemon.port)
         slow = self.client(daemon)
-        slow.send(message(WRITE, struct.pack("<QQII", 9, 1, 60000, 0), payload_bytes=60000))
+        slow.send(message(WRITE, write_body(9, 1, 60000, 0), payload_bytes=60000))
         started = time.monotonic()
         data = protocol.hello(b"A" * 16, b"C" * 16, 1)
         gone = {}
@@ -340,11 +340,28 @@ class Extents(Case):
         self.assertEqual(client.read(gone)[0], NOT_FOUND)
         self.assertEqual(len(client.list()), 19)
 
+    def test_a_seal_is_kept_with_the_extent_and_given_back(self):
+        daemon = self.start()
+        client = self.client(daemon)
+        seal = bytes(range(1, 29))
+        self.assertEqual(client.write(1, 1, b"sealed", seal=seal), GOOD)
+        self.assertEqual(client.write(2, 1, b"plain"), GOOD)
+        for _ in range(2):
+            self.assertEqual((client.read(1), client.seal), ((GOOD, 1, b"sealed"), seal))
+            self.assertEqual((client.read(2), client.seal), ((GOOD, 1, b"plain"), bytes(28)))
+            daemon.kill()
+            daemon = self.start()
+            client = self.client(daemon)
+        body = bytearray(write_body(1, 2, 1, crc32c(b"x"), seal))
+        body[-1] = 1  # reserved
+        with self.assertRaises(Goodbye):
+            client.ask(WRITE, bytes(body), b"x")
+
     def test_generations_only_rise(self):
         client = self.client(self.start())
         self.assertEqual(client.write(1, 5, b"five"), GOOD)
         for generation in (1, 4, 5):
-            self.assertEqual(client.ask(WRITE, struct.pack("<QQII", 1, generation, 4, crc32c(b"four")), b"four")[:2], (STALE, 5))
+            self.assertEqual(client.ask(WRITE, write_body(1, generation, 4, crc32c(b"four")), b"four")[:2], (STALE, 5))
         self.assertEqual(client.read(1, 6)[:2], (STALE, 5))
         self.assertEqual(client.write(1, 6, b"six"), GOOD)
         self.assertEqual(client.read(1, 6), (GOOD, 6, b"six"))
@@ -352,7 +369,7 @@ class Extents(Case):
     def test_bytes_that_do_not_match_their_checksum_are_not_taken(self):
         client = self.client(self.start())
         self.assertEqual(client.write(1, 1, b"good"), GOOD)
-        self.assertEqual(client.ask(WRITE, struct.pack("<QQII", 1, 2, 4, crc32c(b"good")), b"bad!")[0], CORRUPT)
+        self.assertEqual(client.ask(WRITE, write_body(1, 2, 4, crc32c(b"good")), b"bad!")[0], CORRUPT)
         self.assertEqual(client.read(1), (GOOD, 1, b"good"))
 
     def test_arenas_do_not_see_each_other(self):
@@ -369,11 +386,11 @@ class Extents(Case):
         client = self.client(self.start())
         data = bytes(100)
         for slot in range(DEPTH):
-            client.send(message(WRITE, struct.pack("<QQII", slot, 1, 100, crc32c(data)), data, slot))
+            client.send(message(WRITE, write_body(slot, 1, 100, crc32c(data)), data, slot))
         replies = sorted(client.receive()[1] for _ in range(DEPTH))
         self.assertEqual(replies, list(range(DEPTH)))
         # Both in one segment, and the first needs a commit, so that the second comes while it is in progress.
-        body = struct.pack("<QQII", 1, 2, 100, crc32c(data))
+        body = write_body(1, 2, 100, crc32c(data))
         with self.assertRaises((Goodbye, Closed)):
             client.send(message(WRITE, body, data, 3) + message(RELEASE, struct.pack("<Q", 1), slot=3))
             client.receive()
@@ -428,7 +445,7 @@ class Extents(Case):
         # Many at once do not slip past it.
         self.assertEqual([one.release(extent) for extent in range(1, 6)], [GOOD] * 5)
         for slot in range(DEPTH):
-            one.send(message(WRITE, struct.pack("<QQII", 100 + slot, 1, 1, crc32c(b"q")), b"q", slot))
+            one.send(message(WRITE, write_body(100 + slot, 1, 1, crc32c(b"q")), b"q", slot))
         statuses = [one.receive()[3][0] for _ in range(DEPTH)]
         self.assertEqual(statuses.count(GOOD), 5, statuses)
 
@@ -488,7 +505,7 @@ class Epochs(Case):
 
 
 class Media(Case):
-    DATA_OFFSET = 4096 + 2 * 1024 * 64 + 64 * 64
+    DATA_OFFSET = 4096 + 2 * 1024 * 64 + 64 * 128
 
     def slots(self):
         """{extent: (slot, generation)} of what the store holds, from docs/store.md."""
@@ -496,7 +513,7 @@ class Media(Case):
         with open(self.path("store"), "rb") as file:
             file.seek(4096 + 2 * 1024 * 64)
             for slot in range(64):
-                magic, _, extent, generation = struct.unpack("<Q16sQQ", file.read(64)[:40])
+                magic, _, extent, generation = struct.unpack("<Q16sQQ", file.read(128)[:40])
                 if magic and found.get(extent, (0, 0))[1] < generation:
                     found[extent] = (slot, generation)
         return found
@@ -518,7 +535,7 @@ class Media(Case):
         client.send(message(READ, struct.pack("<QQ", 1, 0)))
         _, _, _, body, payload = client.receive()
         # The checksum is the one that came with the bytes, so whoever reads them knows.
-        self.assertNotEqual(struct.unpack("<BBHIQII", body)[5], crc32c(payload))
+        self.assertNotEqual(struct.unpack("<BBHIQII", body[:24])[5], crc32c(payload))
 
     def test_each_flipped_bit_of_a_header_loses_that_extent_alone(self):
         daemon = self.start()
@@ -527,11 +544,11 @@ class Media(Case):
             self.assertEqual(client.write(extent, 1, b"x"), GOOD)
         daemon.kill()
         slot, _ = self.slots()[7]
-        offset = 4096 + 2 * 1024 * 64 + slot * 64
+        offset = 4096 + 2 * 1024 * 64 + slot * 128
         with open(self.path("store"), "rb") as file:
             sound = file.read()
         randomness = random.Random(SEED)
-        for byte in randomness.sample(range(64), 12):
+        for byte in randomness.sample(range(128), 12):
             with open(self.path("store"), "wb") as file:
                 file.write(sound)
             self.poke(offset + byte)
@@ -603,7 +620,7 @@ class Media(Case):
                         data = struct.pack("<QQ", extent, generation) * randomness.randrange(1, 30)
                         sent.append((slot, extent, generation, data))
                         unknown.setdefault(extent, {})[generation] = data
-                        client.send(message(WRITE, struct.pack("<QQII", extent, generation, len(data), crc32c(data)), data, slot))
+                        client.send(message(WRITE, write_body(extent, generation, len(data), crc32c(data)), data, slot))
                     for _ in sent:
                         _, slot, _, body, _ = client.receive()
                         _, extent, written, data = next(entry for entry in sent if entry[0] == slot)
@@ -622,13 +639,184 @@ class Media(Case):
         self.assertEqual(kills, 20)
 
 
+class Forgetting(Case):
+    UUID = "41414141-4141-4141-4141-414141414141"
+
+    def node(self, daemon, *arguments, status=0):
+        result = subprocess.run([BARTENDER, "node", f"127.0.0.1:{daemon.port}", "--key-file", self.key_file, *arguments],
+                                capture_output=True, timeout=TIME_LIMIT_S)
+        self.assertEqual(result.returncode, status, result)
+        return result
+
+    def arenas(self, daemon):
+        return {arena["uuid"]: arena for arena in json.loads(self.node(daemon, "--json").stdout)["arenas"]}
+
+    def wait_until_gone(self, daemon, uuid=UUID):
+        end = time.monotonic() + TIME_LIMIT_S
+        while uuid in self.arenas(daemon):
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.05)
+
+    def fill(self, client, count=8, data=b"secret" * 2000):
+        for extent in range(count):
+            self.assertEqual(client.write(extent, 1, data), GOOD)
+
+    def test_an_owner_that_ends_well_leaves_nothing(self):
+        daemon = self.start("--quota", "512K", capacity="640K")
+        first, second = self.client(daemon, epoch=5), self.client(daemon, epoch=5)
+        self.fill(first)
+        self.assertEqual(first.forget(), GOOD)
+        self.assertEqual(first.forget(), GOOD)  # twice is once
+        self.assertEqual(first.read(3)[0], GOOD)
+        self.assertEqual(first.write(3, 2, b"still served"), GOOD)
+        first.close()
+        self.assertEqual(second.read(3), (GOOD, 2, b"still served"))
+        arena = self.arenas(daemon)[self.UUID]
+        self.assertEqual((arena["extents"], arena["state"], arena["owner_connected"]), (8, "ending", True))
+        second.close()
+        self.wait_until_gone(daemon)
+        # Capacity and quota are free, and of the epoch nothing is remembered.
+        client = self.client(daemon, epoch=1, client=b"n" * 16)
+        self.assertEqual(client.list(), [])
+        self.fill(client, data=b"x")
+        self.assertEqual(client.write(8, 1, b"x"), NO_SPACE)
+        self.assertEqual([client.release(extent) for extent in range(8)], [GOOD] * 8)
+        for extent in range(8):
+            self.assertEqual(client.write(extent, 1, bytes(EXTENT_BYTES)), GOOD)
+
+    def test_an_owner_that_was_cut_off_finds_everything_when_it_is_back(self):
+        daemon = self.start()
+        client = self.client(daemon)
+        self.fill(client)
+        self.assertEqual(client.forget(), GOOD)
+        for _ in range(3):
+            client.close()
+            time.sleep(0.9)  # less than the linger, three times more than it
+            client = self.client(daemon)
+            self.assertEqual(client.read(7)[0], GOOD)
+        client.close()
+        self.wait_until_gone(daemon)
+
+    def test_the_mark_outlives_the_daemon(self):
+        daemon = self.start()
+        client = self.client(daemon)
+        self.fill(client)
+        self.assertEqual(client.forget(), GOOD)
+        daemon.kill()
+        daemon = self.start()
+        self.assertEqual(daemon.state["extents"], 8)
+        self.assertEqual(self.client(daemon).read(1)[0], GOOD)  # the owner, still ending
+        daemon.kill()
+        daemon = self.start()
+        self.wait_until_gone(daemon)
+        daemon.kill()
+        self.assertEqual(self.start().state["extents"], 0)
+
+    def test_a_new_owner_keeps_what_is_there(self):
+        daemon = self.start()
+        client = self.client(daemon)
+        self.fill(client)
+        self.assertEqual(client.forget(), GOOD)
+        client.close()
+        new = self.client(daemon, epoch=2, client=b"n" * 16)
+        arena = self.arenas(daemon)[self.UUID]
+        self.assertEqual((arena["state"], arena["extents"], arena["epoch"]), ("kept", 8, 2))
+        new.close()
+        time.sleep(2.5)
+        self.assertEqual(self.arenas(daemon)[self.UUID]["extents"], 8)
+
+    def test_nobody_forgets_for_another(self):
+        daemon = self.start()
+        victim = self.client(daemon, arena=b"V" * 16)
+        self.fill(victim)
+        client = self.client(daemon)
+        with self.assertRaises(Goodbye) as goodbye:
+            client.forget(b"V" * 16)
+        self.assertEqual(goodbye.exception.status, CORRUPT)
+        with Client(daemon.port) as observer:
+            observer.greet(KEY, arena=bytes(16), client=bytes(16), epoch=0, role=1)
+            self.assertEqual(observer.forget(b"V" * 16), REFUSED)
+            self.assertEqual(observer.forget(b"N" * 16), NOT_FOUND)
+        self.assertEqual(victim.read(1)[0], GOOD)
+
+    def test_an_administrator_forgets_what_nobody_uses(self):
+        daemon = self.start()
+        client = self.client(daemon, epoch=3)
+        self.fill(client)
+        refused = self.node(daemon, "--forget", self.UUID, status=3).stderr
+        self.assertIn(b"is connected", refused)
+        self.assertEqual(refused.count(b"\n"), 1)
+        client.close()
+        self.assertIn(b"no arena", self.node(daemon, "--forget", "00" * 16, status=4).stderr)
+        for bad in ("41", self.UUID + "0", "g" * 32):
+            self.assertIn(b"is no arena's uuid", self.node(daemon, "--forget", bad, status=64).stderr)
+        end = time.monotonic() + TIME_LIMIT_S
+        while self.arenas(daemon)[self.UUID]["owner_connected"]:
+            self.assertLess(time.monotonic(), end)
+        self.assertIn(b"away", self.node(daemon).stdout)
+        document = json.loads(self.node(daemon, "--forget", self.UUID, "--json").stdout)
+        self.assertEqual(document["forgotten"], {"uuid": self.UUID, "epoch": 3, "extents": 8, "bytes": 8 * 12000})
+        self.assertEqual(self.arenas(daemon), {})
+        self.fill(self.client(daemon))
+        text = self.node(daemon, "--forget", self.UUID, status=3)
+        daemon.kill()
+        daemon = self.start()
+        text = self.node(daemon, "--forget", self.UUID.replace("-", "")).stdout
+        self.assertIn(b"8 extents", text)
+
+    def test_kill_while_forgetting_leaves_whole_extents_or_none(self):
+        randomness = random.Random(SEED)
+        print(f"seed {SEED}")
+        kept = gone = 0
+        for life in range(40):
+            daemon = self.start(capacity="32M")
+            client = self.client(daemon, epoch=life + 1)
+            data = randomness.randbytes(300)
+            for extent in range(200):
+                client.send(message(WRITE, write_body(extent, life + 1, len(data), crc32c(data)), data, extent % DEPTH))
+                if extent % DEPTH == DEPTH - 1 or extent == 199:
+                    for _ in range(extent % DEPTH + 1):
+                        self.assertEqual(client.receive()[3][0], GOOD)
+            client.close()
+            with Client(daemon.port) as observer:
+                observer.greet(KEY, arena=bytes(16), client=bytes(16), epoch=0, role=1)
+                while True:
+                    if life % 4 == 3:
+                        daemon.process.send_signal(signal.SIGSTOP)  # too early to have read it
+                    observer.send(message(FORGET, b"A" * 16))
+                    if life % 2:
+                        if life % 4 == 1:
+                            time.sleep(randomness.uniform(0, 0.002))
+                        daemon.process.kill()
+                        break
+                    if observer.reply(0, FORGET)[0] == GOOD:  # else the owner's end is not noticed yet
+                        time.sleep(randomness.uniform(0, 0.002))
+                        break
+            daemon.kill()
+            daemon = self.start(capacity="32M")
+            client = self.client(daemon, epoch=life + 1)
+            self.assertEqual(daemon.state["damaged_headers"], 0)
+            listed = client.list()
+            if life % 2 == 0 or not listed:
+                self.assertEqual(listed, [])
+                gone += 1
+            else:
+                self.assertEqual([entry[0] for entry in listed], list(range(200)))
+                self.assertEqual(client.read(199), (GOOD, life + 1, data))
+                kept += 1
+            daemon.kill()
+        print(f"kept whole: {kept}, gone: {gone}")
+        self.assertGreater(kept, 0)
+        self.assertGreater(gone, 19)
+
+
 class Fuzz(Case):
     def test_garbage_after_the_handshake_ends_one_connection_and_no_other(self):
         randomness = random.Random(SEED)
         daemon = self.start()
         honest = self.client(daemon)
         self.assertEqual(honest.write(1, 1, b"honest"), GOOD)
-        kinds = {READ: "<QQ", WRITE: "<QQII", RELEASE: "<Q", LIST: "<Q", STATUS: "<Q"}
+        kinds = {READ: "<QQ", WRITE: "<QQ40x", RELEASE: "<Q", LIST: "<Q", STATUS: "<Q", FORGET: "<QQ"}
         print(f"seed {SEED}")
         for _ in range(400):
             client = Client(daemon.port)
@@ -641,7 +829,7 @@ class Fuzz(Case):
                     if kind == WRITE:
                         length = randomness.choice((0, 1, 100, 65536, 65537, 2**31))
                         payload = bytes(min(length, 200))
-                        body = struct.pack("<QQII", *struct.unpack("<QQ", body[:16]), length, randomness.getrandbits(32))
+                        body = write_body(*struct.unpack("<QQ", body[:16]), length, randomness.getrandbits(32))
                     data = bytearray(message(kind, body, payload, slot=randomness.randrange(DEPTH)))
                     for _ in range(randomness.randrange(3)):
                         data[randomness.randrange(len(data))] = randomness.randrange(256)

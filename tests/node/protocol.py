@@ -7,7 +7,7 @@ import socket
 import struct
 
 MAGIC = 0x4E445442
-HELLO, CHALLENGE, PROOF, ACCEPT, READ, WRITE, RELEASE, LIST, STATUS, REPLY, GOODBYE = range(1, 12)
+HELLO, CHALLENGE, PROOF, ACCEPT, READ, WRITE, RELEASE, LIST, STATUS, FORGET, REPLY, GOODBYE = range(1, 13)
 GOOD, NOT_FOUND, STALE, CORRUPT, NO_SPACE, FENCED, REFUSED, LOST, TIMEOUT = range(9)
 EXTENT_BYTES = 65536
 DEPTH = 16
@@ -38,6 +38,10 @@ def hello(arena, client, epoch, nonce=None, versions=(1, 1), transport=0, durabi
 
 def mac(key, label, *parts):
     return hmac.new(key, label + b"\0" + b"".join(parts), hashlib.sha256).digest()
+
+
+def write_body(extent, generation, length, crc, seal=bytes(28)):
+    return struct.pack("<QQII28sI", extent, generation, length, crc, seal, 0)
 
 
 class Goodbye(Exception):
@@ -115,19 +119,22 @@ class Client:
 
     def reply(self, slot, kind):
         got, got_slot, _, body, payload = self.receive()
-        status, request, zero, length, generation, crc, zero_too = struct.unpack("<BBHIQII", body)
-        assert (got, got_slot, request, zero, zero_too) == (REPLY, slot, kind, 0, 0), body
+        status, request, zero, length, generation, crc, zero_too, self.seal, zero_three = struct.unpack("<BBHIQII28sI", body)
+        assert (got, got_slot, request, zero, zero_too, zero_three) == (REPLY, slot, kind, 0, 0, 0), body
         assert length == len(payload) and crc == crc32c(payload)
         return status, generation, payload
 
-    def write(self, extent, generation, data, slot=0):
-        return self.ask(WRITE, struct.pack("<QQII", extent, generation, len(data), crc32c(data)), data, slot)[0]
+    def write(self, extent, generation, data, slot=0, seal=bytes(28)):
+        return self.ask(WRITE, write_body(extent, generation, len(data), crc32c(data), seal), data, slot)[0]
 
     def read(self, extent, generation_min=0):
         return self.ask(READ, struct.pack("<QQ", extent, generation_min))
 
     def release(self, extent):
         return self.ask(RELEASE, struct.pack("<Q", extent))[0]
+
+    def forget(self, arena=b"A" * 16):
+        return self.ask(FORGET, arena)[0]
 
     def list(self, first=0):
         status, _, payload = self.ask(LIST, struct.pack("<Q", first))

@@ -1,7 +1,8 @@
 // A memory node's store, cut at every drain.  Invariants checked, whatever part of the undrained
 // lines reached media: every acknowledged generation is there with its bytes; what was not
 // acknowledged is there whole or not at all; a release that was acknowledged stays one, and an
-// older generation never comes back; epochs never fall.
+// older generation never comes back; epochs never fall; of an arena that is forgotten either all is
+// there or nothing, and nothing once that was promised.
 #define BOOST_TEST_MODULE store
 #include "tools/node/store.hpp"
 
@@ -181,6 +182,95 @@ BOOST_AUTO_TEST_CASE(power_cut_at_any_drain_loses_nothing_that_was_acknowledged)
   std::printf("cuts: %llu, acknowledged: %llu\n", static_cast<unsigned long long>(cuts),
               static_cast<unsigned long long>(acknowledged));
   BOOST_TEST(cuts > 5000u);
+}
+
+// An arena of 8 extents beside one of 3 that stays; the cut comes at each drain of forgetting, 50
+// times with other words surviving.
+BOOST_AUTO_TEST_CASE(power_cut_while_forgetting_leaves_all_or_nothing) {
+  const Uuid other{7};
+  uint64_t all = 0, nothing = 0;
+  for (uint64_t drains = 0; drains < 9; drains++) {
+    for (uint64_t seed = 0; seed < 50; seed++) {
+      std::mt19937_64 random(seed);
+      CutMedia media(14);
+      bool is_promised = false, is_done = false;
+      try {
+        Store store(media, 14, UINT64_MAX);
+        NodeArena *arena = nullptr, *beside = nullptr;
+        BOOST_REQUIRE((store.take_over(kArena, kClient, 5, arena) == NodeStatus::kGood));
+        BOOST_REQUIRE((store.take_over(other, kClient, 1, beside) == NodeStatus::kGood));
+        std::vector<Change> changes;
+        for (uint64_t extent = 0; extent < 8; extent++)
+          changes.push_back(write_of(store, *arena, extent, 1, 5));
+        for (uint64_t extent = 0; extent < 3; extent++)
+          changes.push_back(write_of(store, *beside, extent, 1, 1));
+        store.commit(changes);
+        store.set_state(*arena, wire::ArenaState::kMarked);
+        media.cut_after(drains);
+        store.set_state(*arena, wire::ArenaState::kGoing);
+        is_promised = true;
+        while (!store.forget(*arena, 3)) {
+        }
+        is_done = true;
+        throw PowerCut{};
+      } catch (const PowerCut&) {
+        media.restart(random);
+      }
+      Store store(media, 14, UINT64_MAX);
+      NodeArena* arena = store.find_arena(kArena);
+      if (arena != nullptr) {
+        BOOST_REQUIRE(!is_promised);
+        BOOST_REQUIRE((arena->state == wire::ArenaState::kMarked));
+        Model model;
+        for (uint64_t extent = 0; extent < 8; extent++) model[extent] = {1};
+        check(store, *arena, model);
+        all++;
+      } else {
+        BOOST_REQUIRE(store.free_count() == 11u);
+        // A lower epoch than before: nothing of it is remembered.
+        BOOST_REQUIRE((store.take_over(kArena, kClient, 1, arena) == NodeStatus::kGood));
+        BOOST_REQUIRE(arena->extents.empty());
+        nothing++;
+      }
+      BOOST_REQUIRE((is_done || store.damaged_headers() <= 3));
+      Model model{{0, {1}}, {1, {1}}, {2, {1}}};
+      NodeArena* beside = store.find_arena(other);
+      BOOST_REQUIRE(beside != nullptr);
+      check(store, *beside, model);
+    }
+  }
+  std::printf("all: %llu, nothing: %llu\n", static_cast<unsigned long long>(all),
+              static_cast<unsigned long long>(nothing));
+  BOOST_TEST(all > 20u);
+  BOOST_TEST(nothing > 300u);
+}
+
+BOOST_AUTO_TEST_CASE(forgotten_arenas_make_room_for_others) {
+  CutMedia media(4);
+  Store store(media, 4, UINT64_MAX);
+  auto name = [](uint32_t i) {
+    Uuid uuid{};
+    std::memcpy(uuid.data(), &i, sizeof(i));
+    uuid[15] = 1;
+    return uuid;
+  };
+  NodeArena* arena = nullptr;
+  for (uint32_t i = 0; i < kArenaCountMax; i++)
+    BOOST_REQUIRE((store.take_over(name(i), kClient, 1, arena) == NodeStatus::kGood));
+  BOOST_TEST((store.take_over(name(5000), kClient, 1, arena) == NodeStatus::kNoSpace));
+  for (uint32_t i = 300; i < 310; i++) {
+    NodeArena* gone = store.find_arena(name(i));
+    store.set_state(*gone, wire::ArenaState::kGoing);
+    BOOST_TEST(store.forget(*gone, 1));
+  }
+  for (uint32_t i = 0; i < 10; i++)
+    BOOST_TEST((store.take_over(name(6000 + i), kClient, 1, arena) == NodeStatus::kGood));
+  BOOST_TEST((store.take_over(name(5000), kClient, 1, arena) == NodeStatus::kNoSpace));
+  Store again(media, 4, UINT64_MAX);
+  BOOST_TEST(again.arenas().size() == kArenaCountMax);
+  BOOST_TEST(again.find_arena(name(305)) == nullptr);
+  BOOST_TEST(again.find_arena(name(6009)) != nullptr);
+  BOOST_TEST(again.find_arena(name(1023)) != nullptr);
 }
 
 BOOST_AUTO_TEST_CASE(each_flipped_byte_of_the_headers_is_refused_or_costs_one_extent) {

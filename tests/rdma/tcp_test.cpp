@@ -6,7 +6,6 @@
 #define BOOST_TEST_MODULE tcp
 #include "rdma/tcp.hpp"
 
-#include <arpa/inet.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -15,7 +14,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <map>
 #include <memory>
 #include <random>
@@ -24,11 +22,14 @@
 
 #include "core/base/crc32c.hpp"
 #include "rdma/far_node.hpp"
+#include "tests/rdma/lying_node.hpp"
 #include "tests/rdma/node_daemon.hpp"
 
 namespace btd {
 
+using test::bytes_of;
 using test::Daemon;
+using test::LyingNode;
 using test::Scratch;
 
 namespace {
@@ -267,76 +268,6 @@ BOOST_AUTO_TEST_CASE(kill_minus_nine_loses_nothing_that_was_acknowledged) {
   BOOST_TEST(writes > 100u);
 }
 
-// Shakes hands as a node does, then answers each request with whatever `answer` says; nothing:
-// hangs up.
-class LyingNode {
- public:
-  using Answer = std::function<std::string(const Message&)>;
-  explicit LyingNode(Answer answer) : answer_(std::move(answer)) {
-    listener_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    auto* address = reinterpret_cast<sockaddr_in*>(&address_.storage);
-    address->sin_family = AF_INET;
-    address->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    address_.length = sizeof(*address);
-    BOOST_REQUIRE(bind(listener_, reinterpret_cast<sockaddr*>(address), sizeof(*address)) == 0);
-    getsockname(listener_, reinterpret_cast<sockaddr*>(address), &address_.length);
-    listen(listener_, 1);
-    thread_ = std::thread([this] { serve(); });
-  }
-  ~LyingNode() {
-    thread_.join();
-    ::close(listener_);
-  }
-  const NodeAddress& address() const { return address_; }
-
- private:
-  bool take(int peer, Message& message) {
-    return recv(peer, &message.header, sizeof(message.header), MSG_WAITALL) ==
-               sizeof(message.header) &&
-           recv(peer, message.body, message.header.body_bytes, MSG_WAITALL) ==
-               message.header.body_bytes;
-  }
-  void serve() {
-    int peer = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
-    wire::NodeHandshake handshake;
-    Message incoming, outgoing;
-    NodeClient shared = client_of(1);
-    take(peer, incoming);
-    handshake.on_hello(incoming, wire::Challenge{}, outgoing);
-    send(peer, &outgoing, outgoing.size_bytes(), MSG_NOSIGNAL);
-    take(peer, incoming);
-    wire::Accept granted{};
-    granted.depth = kNodeDepth;
-    if (handshake.on_proof(shared.key, incoming)) {
-      handshake.accept(shared.key, granted, outgoing);
-      send(peer, &outgoing, outgoing.size_bytes(), MSG_NOSIGNAL);
-      while (take(peer, incoming)) {
-        std::string payload(incoming.header.payload_bytes, '\0');
-        if (!payload.empty() && recv(peer, payload.data(), payload.size(), MSG_WAITALL) <= 0) break;
-        std::string bytes = answer_(incoming);
-        if (bytes.empty()) break;
-        send(peer, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-      }
-    }
-    ::close(peer);
-  }
-
-  Answer answer_;
-  int listener_;
-  NodeAddress address_{};
-  std::thread thread_;
-};
-
-std::string bytes_of(const Message& request, wire::Reply reply, const std::string& payload,
-                     int slot = -1) {
-  Message message;
-  reply.length_bytes = static_cast<uint32_t>(payload.size());
-  if (reply.request == Type{}) reply.request = request.header.type;
-  wire::build(message, Type::kReply, slot < 0 ? request.header.slot : static_cast<uint8_t>(slot),
-              reply, reply.length_bytes);
-  return std::string(reinterpret_cast<char*>(&message), message.size_bytes()) + payload;
-}
-
 BOOST_AUTO_TEST_CASE(lies_are_never_delivered) {
   std::string data = "as it was written";
   wire::Reply good{};
@@ -348,7 +279,7 @@ BOOST_AUTO_TEST_CASE(lies_are_never_delivered) {
     NodeStatus expected;
   };
   auto with = [&](auto change, std::string payload) {
-    return [=](const Message& request) {
+    return [=](const Message& request, const std::string&) {
       wire::Reply reply = good;
       change(reply);
       return bytes_of(request, reply, payload);
@@ -371,16 +302,21 @@ BOOST_AUTO_TEST_CASE(lies_are_never_delivered) {
        NodeStatus::kCorrupt},
       {"a reserved byte", with([](wire::Reply& reply) { reply.reserved_a = 1; }, data),
        NodeStatus::kCorrupt},
-      {"another slot", [&](const Message& request) { return bytes_of(request, good, data, 5); },
+      {"another slot",
+       [&](const Message& request, const std::string&) { return bytes_of(request, good, data, 5); },
        NodeStatus::kLost},
-      {"garbage", [](const Message&) { return std::string(500, 'g'); }, NodeStatus::kCorrupt},
+      {"garbage", [](const Message&, const std::string&) { return std::string(500, 'g'); },
+       NodeStatus::kCorrupt},
       {"a cut reply",
-       [&](const Message& request) { return bytes_of(request, good, data).substr(0, 50); },
+       [&](const Message& request, const std::string&) {
+         return bytes_of(request, good, data).substr(0, 50);
+       },
        NodeStatus::kTimeout},
-      {"a hang-up", [](const Message&) { return std::string(); }, NodeStatus::kLost},
+      {"a hang-up", [](const Message&, const std::string&) { return std::string(); },
+       NodeStatus::kLost},
   };
   for (const Trial& trial : trials) {
-    LyingNode liar(trial.answer);
+    LyingNode liar(client_of(1).key, trial.answer);
     auto node = node_at(liar.address(), 1, 500);
     BOOST_REQUIRE((node->connect(5000) == NodeStatus::kGood));
     BOOST_REQUIRE(node->read(0, 1, 5));

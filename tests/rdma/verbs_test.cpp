@@ -6,6 +6,7 @@
 #include "rdma/verbs.hpp"
 
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <boost/test/unit_test.hpp>
@@ -223,6 +224,17 @@ BOOST_AUTO_TEST_CASE(without_libraries_or_device_there_is_none_and_nothing_fails
   BOOST_TEST(load_verbs() == library);
   if (library == nullptr || !has_verbs_device(*library)) return;
   BOOST_TEST_MESSAGE("there is a device: the virtual machine's suite tests it");
+}
+
+// Its memory says that they are loaded, and their descriptors are not there.
+BOOST_AUTO_TEST_CASE(a_forked_child_does_not_use_its_parents_libraries) {
+  bool is_loaded = load_verbs() != nullptr;
+  pid_t child = fork();
+  if (child == 0) _exit(load_verbs() == nullptr ? 0 : 1);
+  int status = -1;
+  waitpid(child, &status, 0);
+  BOOST_TEST(status == 0);
+  BOOST_TEST((load_verbs() != nullptr) == is_loaded);
 }
 
 BOOST_AUTO_TEST_CASE(a_device_is_an_entry_in_sysfs) {

@@ -36,11 +36,11 @@ const Phase kPhases[] = {Phase::kClientHandshake, Phase::kClientReady, Phase::kN
 Phase phase_of(Type type) {
   if (type == Type::kHello || type == Type::kProof) return Phase::kNodeHandshake;
   if (type == Type::kChallenge || type == Type::kAccept) return Phase::kClientHandshake;
-  return type <= Type::kStatus ? Phase::kNodeReady : Phase::kClientReady;
+  return type <= Type::kForget ? Phase::kNodeReady : Phase::kClientReady;
 }
 
 std::vector<Message> one_of_each() {
-  std::vector<Message> messages(11);
+  std::vector<Message> messages(12);
   Hello hello{};
   hello.version_min = hello.version_max = 1;
   hello.epoch = 3;
@@ -59,12 +59,13 @@ std::vector<Message> one_of_each() {
   build(messages[3], Type::kAccept, 0, accept);
   build(messages[4], Type::kRead, 3, Read{.extent = 1, .generation_min = 2});
   build(messages[5], Type::kWrite, 15,
-        Write{.extent = 1, .generation = 2, .length_bytes = 9, .crc = 4}, 9);
+        Write{.extent = 1, .generation = 2, .length_bytes = 9, .crc = 4, .seal = {}}, 9);
   build(messages[6], Type::kRelease, 3, Release{.extent = 1});
   build(messages[7], Type::kList, 3, List{.first_extent = 1});
   build(messages[8], Type::kStatus, 3, Status{.first_arena = 0});
   build(messages[9], Type::kReply, 3, reply, 100);
   build(messages[10], Type::kGoodbye, 0, goodbye);
+  build(messages[11], Type::kForget, 3, Forget{});
   return messages;
 }
 
@@ -91,6 +92,29 @@ BOOST_AUTO_TEST_CASE(each_flipped_bit_is_seen) {
       BOOST_REQUIRE(!is_taken(message, phase_of(good.header.type)));
     }
   }
+}
+
+BOOST_AUTO_TEST_CASE(only_a_good_reply_to_a_read_is_sealed) {
+  Message message;
+  for (NodeStatus status : {NodeStatus::kGood, NodeStatus::kStale}) {
+    for (Type request : {Type::kRead, Type::kWrite, Type::kForget}) {
+      Reply reply{};
+      reply.request = request;
+      reply.status = status;
+      reply.seal.tag[3] = 1;
+      build(message, Type::kReply, 0, reply);
+      BOOST_TEST(is_taken(message, Phase::kClientReady) ==
+                 (request == Type::kRead && status == NodeStatus::kGood));
+    }
+  }
+  Write write{};
+  write.generation = write.length_bytes = 1;
+  write.seal.nonce[0] = 1;
+  build(message, Type::kWrite, 0, write, 1);
+  BOOST_TEST(is_taken(message, Phase::kNodeReady));
+  write.seal.reserved[3] = 1;
+  build(message, Type::kWrite, 0, write, 1);
+  BOOST_TEST(!is_taken(message, Phase::kNodeReady));
 }
 
 BOOST_AUTO_TEST_CASE(over_verbs_no_message_has_a_payload) {

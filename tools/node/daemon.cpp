@@ -266,10 +266,12 @@ class Signals final : public Source {
 void Daemon::serve() {
   Signals signals(loop_);
   uint64_t drain_until_ms = 0;
+  bool is_forgetting = false;
   while (true) {
-    loop_.round(kSweepMs);
+    loop_.round(is_forgetting ? 0 : kSweepMs);
     service_->commit();
     uint64_t now_ms = steady_clock_ms();
+    is_forgetting = service_->forget_some(now_ms);
     if (tcp_) tcp_->sweep(now_ms);
     if (verbs_) verbs_->sweep(now_ms);
     if (!signals.is_asked()) continue;

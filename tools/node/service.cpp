@@ -17,6 +17,13 @@ namespace {
 // Changes of one commit: enough to share its drains, few enough to keep nobody waiting.
 constexpr size_t kChangeCountMax = 64;
 
+// An owner that has said forget and was cut off comes back within this time, for what it still has
+// to read.
+constexpr uint64_t kForgetLingerMs = 2000;
+
+// Extents that are released in one round: some milliseconds.
+constexpr size_t kForgetExtentCount = 4096;
+
 Uuid uuid_of(const uint8_t* bytes) {
   Uuid uuid;
   std::memcpy(uuid.data(), bytes, uuid.size());
@@ -66,6 +73,8 @@ Service::Service(Store& store, const uint8_t* key, wire::Durability durability, 
 void Service::remove(Connection& connection) {
   connection.state = Connection::State::kClosed;
   std::erase(connections_, &connection);
+  if (connection.arena != nullptr) connection.arena->connections--;
+  connection.arena = nullptr;
   for (Asked& asked : asked_) {
     if (asked.connection == &connection) asked.connection = nullptr;
   }
@@ -85,7 +94,9 @@ bool Service::on_message(Connection& connection, const wire::Message& message, N
   }
   why = NodeStatus::kCorrupt;
   bool is_observer = connection.role == wire::Role::kObserver;
-  if (is_observer && message.header.type != Type::kStatus) return false;
+  if (is_observer && message.header.type != Type::kStatus && message.header.type != Type::kForget) {
+    return false;
+  }
   if (!begin(connection, slot)) return false;
   switch (message.header.type) {
     case Type::kRead:
@@ -100,6 +111,8 @@ bool Service::on_message(Connection& connection, const wire::Message& message, N
     case Type::kStatus:
       on_status(connection, slot, message.as<wire::Status>());
       return true;
+    case Type::kForget:
+      return on_forget(connection, slot, message.as<wire::Forget>());
     default:
       return false;
   }
@@ -160,6 +173,7 @@ bool Service::on_proof(Connection& connection, const wire::Message& message, Nod
                          why == NodeStatus::kFenced ? " is not its newest" : ": too many arenas"));
       return false;
     }
+    connection.arena->connections++;
     accept.arena_extents = connection.arena->extents.size();
     event_(fmt::format("{}: arena {} epoch {}, {} extents", connection.peer, uuid_text(uuid),
                        hello.epoch, accept.arena_extents));
@@ -203,6 +217,7 @@ void Service::on_read(Connection& connection, uint8_t slot, const wire::Read& re
   }
   reply.length_bytes = header->length_bytes;
   reply.crc = header->data_crc;
+  reply.seal = header->seal;
   Payload payload;
   payload.pinned = index;
   payload.data = store_.bytes(index);
@@ -263,9 +278,8 @@ void Service::on_status(Connection& connection, uint8_t slot, const wire::Status
     entry.epoch = arena.epoch;
     entry.extents = arena.extents.size();
     entry.length_bytes = arena.length_bytes;
-    entry.connections = static_cast<uint32_t>(
-        std::count_if(connections_.begin(), connections_.end(),
-                      [&](const Connection* other) { return other->arena == &arena; }));
+    entry.connections = arena.connections;
+    entry.state = arena.state;
     append(bytes, entry);
   }
   wire::Reply reply = reply_to(Type::kStatus, NodeStatus::kGood);
@@ -296,7 +310,8 @@ void Service::end_write(Connection& connection, const wire::Message& message, Sl
               .epoch = connection.epoch,
               .length_bytes = write.length_bytes,
               .crc = write.crc,
-              .slot = slot});
+              .slot = slot,
+              .seal = write.seal});
 }
 
 void Service::on_release(Connection& connection, uint8_t slot, const wire::Release& release) {
@@ -309,6 +324,46 @@ void Service::on_release(Connection& connection, uint8_t slot, const wire::Relea
               .length_bytes = 0,
               .crc = 0,
               .slot = kNoSlot});
+}
+
+bool Service::on_forget(Connection& connection, uint8_t slot, const wire::Forget& forget) {
+  wire::Reply reply = reply_to(Type::kForget, NodeStatus::kGood);
+  NodeArena* arena = store_.find_arena(uuid_of(forget.arena));
+  if (connection.role == wire::Role::kOwner) {
+    if (arena != connection.arena) return false;
+    store_.set_state(*arena, wire::ArenaState::kMarked);
+  } else if (arena == nullptr) {
+    reply.status = NodeStatus::kNotFound;
+  } else if (arena->connections != 0) {
+    reply.status = NodeStatus::kRefused;
+  } else {
+    store_.set_state(*arena, wire::ArenaState::kGoing);
+    event_(fmt::format("{}: forget arena {}, {} extents", connection.peer, uuid_text(arena->uuid),
+                       arena->extents.size()));
+  }
+  connection.reply(slot, reply, {});
+  return true;
+}
+
+bool Service::forget_some(uint64_t now_ms) {
+  if (!store_.is_any_leaving()) return false;
+  NodeArena* going = nullptr;
+  for (const auto& arena : store_.arenas()) {
+    if (arena->state == wire::ArenaState::kMarked) {
+      if (arena->connections != 0) {
+        arena->alone_since_ms = 0;
+      } else if (arena->alone_since_ms == 0) {
+        arena->alone_since_ms = now_ms;
+      } else if (now_ms >= arena->alone_since_ms + kForgetLingerMs) {
+        event_(fmt::format("arena {}: its owner has ended, {} extents go", uuid_text(arena->uuid),
+                           arena->extents.size()));
+        store_.set_state(*arena, wire::ArenaState::kGoing);
+      }
+    }
+    if (arena->state == wire::ArenaState::kGoing) going = arena.get();
+  }
+  if (going != nullptr) store_.forget(*going, kForgetExtentCount);
+  return going != nullptr;
 }
 
 void Service::add_change(Connection& connection, uint8_t slot, Type type, const Change& change) {

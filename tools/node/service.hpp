@@ -95,6 +95,10 @@ class Service {
   // Makes all changes so far durable and answers them.
   void commit();
 
+  // At the end of a round, after commit(): releases arenas that have been forgotten, a part at a
+  // time.  true: there is more to do.
+  bool forget_some(uint64_t now_ms);
+
   void set_transports(uint8_t bits) { transports_ = bits; }
   void set_draining() { is_draining_ = true; }
   Store& store() { return store_; }
@@ -115,6 +119,7 @@ class Service {
   void on_release(Connection& connection, uint8_t slot, const wire::Release& release);
   void on_list(Connection& connection, uint8_t slot, const wire::List& list);
   void on_status(Connection& connection, uint8_t slot, const wire::Status& status);
+  bool on_forget(Connection& connection, uint8_t slot, const wire::Forget& forget);
   void add_change(Connection& connection, uint8_t slot, wire::Type type, const Change& change);
 
   Store& store_;

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "core/base/check.hpp"
 #include "core/base/crc32c.hpp"
 #include "rdma/crypto.hpp"
 #include "tools/failure.hpp"
@@ -62,6 +63,7 @@ Store::Store(Media& media, uint64_t slot_count, uint64_t quota_extents)
   }
   scan_arenas();
   scan_slots();
+  finish_forgetting();
 }
 
 // 1. The slot headers, zero: a device may hold anything; and the header without its magic.  2. The
@@ -128,6 +130,7 @@ void Store::open() {
   data_offset_ = header.data_offset;
   arena_entries_ = reinterpret_cast<ArenaEntry*>(media_.base() + kArenaTableOffset);
   slot_headers_ = reinterpret_cast<SlotHeader*>(media_.base() + kSlotTableOffset);
+  is_index_used_.assign(kArenaCountMax, false);
   pins_.assign(slot_count_, 0);
 }
 
@@ -135,23 +138,29 @@ void Store::scan_arenas() {
   for (uint32_t i = 0; i < kArenaCountMax; i++) {
     const ArenaEntry* newest = nullptr;
     for (uint32_t copy = 0; copy < 2; copy++) {
-      const ArenaEntry& entry = arena_entries_[2 * i + copy];
-      if (entry.magic == 0) continue;
+      ArenaEntry& entry = arena_entries_[2 * i + copy];
+      if (entry.magic == 0) {
+        if (!is_zero(reinterpret_cast<const char*>(&entry), sizeof(entry))) clear_entry(entry);
+        continue;
+      }
       if (entry.magic != kArenaMagic || entry.checksum != checksum_of(entry)) {
         damaged_headers_++;
       } else if (newest == nullptr || entry.sequence > newest->sequence) {
         newest = &entry;
       }
     }
+    bool is_used = arena_entries_[2 * i].magic != 0 || arena_entries_[2 * i + 1].magic != 0;
+    if (!is_used) continue;
+    is_index_used_[i] = true;
     auto arena = std::make_unique<NodeArena>();
     arena->index = i;
-    bool is_used = arena_entries_[2 * i].magic != 0 || arena_entries_[2 * i + 1].magic != 0;
-    if (!is_used) break;  // entries are taken in order
     if (newest != nullptr) {
       std::memcpy(arena->uuid.data(), newest->arena, arena->uuid.size());
       std::memcpy(arena->client.data(), newest->client, arena->client.size());
       arena->epoch = newest->epoch;
       arena->sequence = newest->sequence;
+      arena->state = newest->state;
+      if (arena->state != wire::ArenaState::kKept) leaving_count_++;
       by_uuid_[arena->uuid] = arena.get();
     }
     arenas_.push_back(std::move(arena));
@@ -209,9 +218,11 @@ NodeArena* Store::find_arena(const Uuid& uuid) {
 
 NodeArena* Store::add_arena(const Uuid& uuid) {
   if (arenas_.size() == kArenaCountMax) return nullptr;
+  auto free_index = std::find(is_index_used_.begin(), is_index_used_.end(), false);
+  *free_index = true;
   auto arena = std::make_unique<NodeArena>();
   arena->uuid = uuid;
-  arena->index = static_cast<uint32_t>(arenas_.size());
+  arena->index = static_cast<uint32_t>(free_index - is_index_used_.begin());
   by_uuid_[uuid] = arena.get();
   arenas_.push_back(std::move(arena));
   return arenas_.back().get();
@@ -225,11 +236,62 @@ void Store::write_entry(NodeArena& arena) {
   std::memcpy(entry.client, arena.client.data(), sizeof(entry.client));
   entry.epoch = arena.epoch;
   entry.sequence = arena.sequence;
+  entry.state = arena.state;
   entry.checksum = checksum_of(entry);
   ArenaEntry* media = arena_entries_ + 2 * arena.index + arena.sequence % 2;
   std::memcpy(media, &entry, sizeof(entry));
   media_.flush(media, sizeof(entry));
   drain();
+}
+
+// First the magic, durably, then the rest: no part of an old entry may become whole again with a
+// part of a new one.
+void Store::clear_entry(ArenaEntry& entry) {
+  store_word(&entry.magic, 0);
+  media_.flush(&entry, sizeof(entry));
+  drain();
+  std::memset(&entry, 0, sizeof(entry));
+  media_.flush(&entry, sizeof(entry));
+  drain();
+}
+
+void Store::set_state(NodeArena& arena, wire::ArenaState state) {
+  if (arena.state == state) return;
+  if (arena.state == wire::ArenaState::kKept) leaving_count_++;
+  if (state == wire::ArenaState::kKept) leaving_count_--;
+  arena.state = state;
+  arena.alone_since_ms = 0;
+  write_entry(arena);
+}
+
+bool Store::forget(NodeArena& arena, size_t extent_count) {
+  BTD_CHECK(arena.state == wire::ArenaState::kGoing && arena.leased_new == 0);
+  auto at = arena.extents.begin();
+  for (; at != arena.extents.end() && extent_count > 0; extent_count--) {
+    arena.length_bytes -= header(at->second)->length_bytes;
+    let_go(at->second);
+    at = arena.extents.erase(at);
+  }
+  drain();
+  if (!arena.extents.empty()) return false;
+  // The newer entry is the last to go: until then the arena is kGoing.
+  ArenaEntry* entries = arena_entries_ + 2 * arena.index;
+  clear_entry(entries[(arena.sequence + 1) % 2]);
+  clear_entry(entries[arena.sequence % 2]);
+  is_index_used_[arena.index] = false;
+  leaving_count_--;
+  by_uuid_.erase(arena.uuid);
+  std::erase_if(arenas_, [&](const auto& other) { return other.get() == &arena; });
+  return true;
+}
+
+// What a kill has interrupted.
+void Store::finish_forgetting() {
+  std::vector<NodeArena*> going;
+  for (const auto& arena : arenas_) {
+    if (arena->state == wire::ArenaState::kGoing) going.push_back(arena.get());
+  }
+  for (NodeArena* arena : going) forget(*arena, SIZE_MAX);
 }
 
 NodeStatus Store::may_take_over(const Uuid& uuid, const Uuid& client, uint64_t epoch) {
@@ -250,11 +312,21 @@ NodeStatus Store::take_over(const Uuid& uuid, const Uuid& client, uint64_t epoch
   NodeStatus status = may_take_over(uuid, client, epoch);
   if (status != NodeStatus::kGood) return status;
   arena = find_arena(uuid);
+  // Its former owner is done with it; a new one starts with nothing.
+  if (arena != nullptr && arena->state == wire::ArenaState::kGoing) {
+    forget(*arena, SIZE_MAX);
+    arena = nullptr;
+  }
   if (arena == nullptr) arena = add_arena(uuid);
   if (epoch == arena->epoch && client == arena->client) return NodeStatus::kGood;
   arena->epoch = epoch;
   arena->client = client;
-  write_entry(*arena);
+  // A new owner decides anew.
+  if (arena->state == wire::ArenaState::kMarked) {
+    set_state(*arena, wire::ArenaState::kKept);
+  } else {
+    write_entry(*arena);
+  }
   return NodeStatus::kGood;
 }
 
@@ -344,6 +416,7 @@ void Store::publish(const Change& change) {
   made.epoch = change.epoch;
   made.length_bytes = change.length_bytes;
   made.data_crc = change.crc;
+  made.seal = change.seal;
   made.checksum = checksum_of(made);
   std::memcpy(header(change.slot), &made, sizeof(made));
   media_.flush(header(change.slot), sizeof(made));

@@ -12,12 +12,18 @@
 //     3. the older slots' headers = 0, flush     a cut: two generations; the scan takes the higher
 //     4. released extents' headers = 0, flush, drain, then acknowledged
 //
+// An arena is forgotten in this order:
+//
+//     1. its record says kGoing, drain           a cut before it: everything is there
+//     2. its slots' headers = 0, flush, drain    a cut: the next scan goes on here
+//     3. its record's older entry = 0, drain, then the newer one; the index is free
+//
 // A slot let go in 3 or 4 is used again only after a later drain: until its header is gone for
 // good, its bytes stay.
 //
 // Invariants: 1. each extent has at most one slot in its arena's map, and that slot's header is
 // durable; 2. a slot is free, let go, leased, or in exactly one map; 3. an arena's epoch on media
-// is at least that of every client that was ever accepted.
+// is at least that of every client that was accepted since the arena was last forgotten.
 #pragma once
 
 #include <array>
@@ -40,6 +46,9 @@ struct NodeArena {
   uint64_t epoch;
   uint64_t sequence;  // of the newer of its two entries
   uint32_t index;     // of its entries
+  wire::ArenaState state = wire::ArenaState::kKept;
+  uint32_t connections = 0;     // of its owner
+  uint64_t alone_since_ms = 0;  // kMarked: nobody is connected since then; 0: not known yet
   uint64_t length_bytes = 0;
   uint64_t leased_new = 0;  // leases for extents that are not there yet: the quota counts them
   std::map<uint64_t, SlotIndex> extents;
@@ -56,6 +65,7 @@ struct Change {
   SlotIndex slot;
   NodeStatus status = NodeStatus::kGood;  // set by commit()
   uint64_t newest = 0;                    // with kStale: what is there
+  wire::Seal seal{};                      // goes with the bytes
 };
 
 // Thread safety: one thread.
@@ -70,6 +80,15 @@ class Store {
   NodeStatus take_over(const Uuid& uuid, const Uuid& client, uint64_t epoch, NodeArena*& arena);
   // What take_over() would say, and nothing is changed.
   NodeStatus may_take_over(const Uuid& uuid, const Uuid& client, uint64_t epoch);
+
+  // nullptr: there is none.
+  NodeArena* find_arena(const Uuid& uuid);
+  // Durable on return.
+  void set_state(NodeArena& arena, wire::ArenaState state);
+  // Releases up to extent_count extents of an arena that is kGoing, and with the last one the arena
+  // itself; true: `arena` is no more.  REQUIRES: no change or lease of it is left.
+  bool forget(NodeArena& arena, size_t extent_count);
+  bool is_any_leaving() const { return leaving_count_ != 0; }
 
   // A free slot for a new generation.  ERRORS: kStale, and `newest` is what is there; kNoSpace.
   NodeStatus lease(NodeArena& arena, uint64_t extent, uint64_t generation, SlotIndex& slot,
@@ -99,9 +118,10 @@ class Store {
   void open();
   void scan_arenas();
   void scan_slots();
-  NodeArena* find_arena(const Uuid& uuid);
+  void finish_forgetting();
   NodeArena* add_arena(const Uuid& uuid);
   void write_entry(NodeArena& arena);
+  void clear_entry(ArenaEntry& entry);
   SlotHeader* header(SlotIndex slot) { return slot_headers_ + slot; }
   void let_go(SlotIndex slot);
   void end_lease(SlotIndex slot);
@@ -122,6 +142,8 @@ class Store {
 
   std::vector<std::unique_ptr<NodeArena>> arenas_;
   std::map<Uuid, NodeArena*> by_uuid_;
+  std::vector<bool> is_index_used_;
+  size_t leaving_count_ = 0;  // arenas that are not kKept
   std::vector<SlotIndex> free_;
   std::vector<SlotIndex> let_go_;  // free after the next drain
   std::vector<uint16_t> pins_;

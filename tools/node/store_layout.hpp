@@ -25,7 +25,7 @@ inline constexpr uint64_t kArenaMagic = 0x31616E6572414442;  // "BDArena1"
 inline constexpr uint64_t kSlotMagic = 0x31746F6C53444442;   // "BDDSlot1"
 inline constexpr uint32_t kStoreVersion = 1;
 inline constexpr size_t kStoreHeaderBytes = 4 * kKiB;
-// An arena's epoch is kept for ever: 1024 arenas are 128 KiB, two slots' worth.
+// An arena's epoch is kept until the arena is forgotten: 1024 arenas are 128 KiB, two slots' worth.
 inline constexpr size_t kArenaCountMax = 1024;
 
 struct StoreHeader {
@@ -44,13 +44,14 @@ static_assert(sizeof(StoreHeader) == kCacheLineBytes);
 // The highest epoch that an arena's client ever had.  Of an arena's two entries the valid one with
 // the higher sequence counts; the other one is overwritten.
 struct ArenaEntry {
-  uint64_t magic;  // kArenaMagic, or 0: never used
+  uint64_t magic;  // kArenaMagic; 0: free, and the rest is 0 or left by a cut
   uint8_t arena[wire::kUuidBytes];
   uint64_t epoch;
   uint8_t client[wire::kUuidBytes];
   uint64_t sequence;
-  uint32_t reserved;  // zero
-  uint32_t checksum;  // crc32c of the 60 bytes above
+  wire::ArenaState state;
+  uint8_t reserved[3];  // zero
+  uint32_t checksum;    // crc32c of the 60 bytes above
 };
 static_assert(sizeof(ArenaEntry) == kCacheLineBytes);
 
@@ -62,10 +63,11 @@ struct SlotHeader {
   uint64_t epoch;         // of the client that wrote it
   uint32_t length_bytes;  // 1 to kFarExtentBytes; the slot's rest is zero
   uint32_t data_crc;      // crc32c of the length_bytes
-  uint32_t reserved;      // zero
-  uint32_t checksum;      // crc32c of the 60 bytes above
+  wire::Seal seal;        // the client's; zero: none
+  uint8_t reserved[36];   // zero
+  uint32_t checksum;      // crc32c of the 124 bytes above
 };
-static_assert(sizeof(SlotHeader) == kCacheLineBytes);
+static_assert(sizeof(SlotHeader) == 2 * kCacheLineBytes);
 
 static_assert(std::has_unique_object_representations_v<StoreHeader> &&
                   std::has_unique_object_representations_v<ArenaEntry> &&

@@ -20,6 +20,7 @@ using wire::Type;
 namespace {
 
 constexpr uint64_t kLingerMs = 500;
+constexpr uint64_t kProbeMs = 10000;  // as TCP's keepalive
 constexpr size_t kStagingBytes = kNodeDepth * kFarExtentBytes;
 
 std::string peer_text(const rdma_cm_id& id) {
@@ -38,6 +39,7 @@ VerbsConnection::VerbsConnection(const VerbsLibrary& library, rdma_cm_id* id, st
       loop_(loop),
       service_(service),
       accepted_ms_(steady_clock_ms()),
+      heard_ms_(accepted_ms_),
       staging_(static_cast<char*>(std::aligned_alloc(4096, kStagingBytes))) {
   peer = std::move(peer_name);
   if (staging_ != nullptr) {
@@ -64,13 +66,20 @@ void VerbsConnection::destroy() {
   queue_.close();
 }
 
-bool VerbsConnection::accept() {
-  rdma_conn_param parameters = verbs_parameters(queue_.reads_max(), true);
+bool VerbsConnection::accept(uint8_t reads_asked) {
+  rdma_conn_param parameters =
+      verbs_parameters(std::min(queue_.reads_max(), std::max<uint8_t>(reads_asked, 1)), true);
   return library_.accept(id_, &parameters) == 0;
 }
 
 bool VerbsConnection::is_overdue(uint64_t now_ms) const {
   return is_broken_ || (!is_proven() && now_ms > accepted_ms_ + kHandshakeMs);
+}
+
+void VerbsConnection::probe_if_silent(uint64_t now_ms) {
+  if (is_closed() || !is_proven() || now_ms < heard_ms_ + kProbeMs) return;
+  heard_ms_ = now_ms;
+  if (!queue_.probe()) is_broken_ = true;
 }
 
 void VerbsConnection::fill(wire::Accept& accept) {
@@ -113,6 +122,7 @@ void VerbsConnection::reply(uint8_t slot, wire::Reply reply, Payload payload) {
 void VerbsConnection::ready(uint32_t) {
   if (!queue_.is_open()) return;
   queue_.arm();
+  heard_ms_ = steady_clock_ms();
   VerbsQueue::Event event;
   while (queue_.is_open() && queue_.poll(event) != 0) {
     if (event.kind == VerbsQueue::Kind::kBroken) {
@@ -190,10 +200,11 @@ void VerbsTransport::ready(uint32_t) {
   while (library_.get_cm_event(events_, &event) == 0) {
     rdma_cm_event_type type = event->event;
     rdma_cm_id* id = event->id;
+    uint8_t reads_asked = event->param.conn.responder_resources;  // of a request only
     // Before anything that destroys the id: that waits until its events are acknowledged.
     library_.ack_cm_event(event);
     if (type == RDMA_CM_EVENT_CONNECT_REQUEST) {
-      on_request(id);
+      on_request(id, reads_asked);
       continue;
     }
     if (type == RDMA_CM_EVENT_ESTABLISHED || id == listener_) continue;
@@ -203,7 +214,7 @@ void VerbsTransport::ready(uint32_t) {
   }
 }
 
-void VerbsTransport::on_request(rdma_cm_id* id) {
+void VerbsTransport::on_request(rdma_cm_id* id, uint8_t reads_asked) {
   size_t unproven = static_cast<size_t>(std::count_if(
       connections_.begin(), connections_.end(),
       [](const auto& connection) { return !connection->is_closed() && !connection->is_proven(); }));
@@ -223,7 +234,7 @@ void VerbsTransport::on_request(rdma_cm_id* id) {
     library_.destroy_id(id);
     return;
   }
-  if (connection->accept()) connections_.push_back(std::move(connection));
+  if (connection->accept(reads_asked)) connections_.push_back(std::move(connection));
 }
 
 void VerbsTransport::sweep(uint64_t now_ms) {
@@ -231,6 +242,7 @@ void VerbsTransport::sweep(uint64_t now_ms) {
     if (!connection->is_closed() && connection->is_overdue(now_ms)) {
       connection->close(NodeStatus::kTimeout);
     }
+    connection->probe_if_silent(now_ms);
   }
   std::erase_if(connections_, [&](const auto& connection) {
     return connection->is_closed() && !connection->is_lingering(now_ms);

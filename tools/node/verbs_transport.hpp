@@ -32,12 +32,15 @@ class VerbsConnection final : public Connection, public Source {
   void fill(wire::Accept& accept) override;
   uint32_t queue_pair() const override { return queue_.queue_pair(); }
 
-  bool accept();  // false: the device refused
+  // reads_asked: that the client wants to have in flight.  false: the device refused.
+  bool accept(uint8_t reads_asked);
   bool is_closed() const { return state == State::kClosed; }
   bool is_proven() const { return state == State::kReady; }
   // A goodbye in the handshake is given a moment to leave.
   bool is_lingering(uint64_t now_ms) const { return queue_.is_open() && now_ms < linger_until_ms_; }
   bool is_overdue(uint64_t now_ms) const;
+  // Asks a client that has been silent for long whether its machine still lives.
+  void probe_if_silent(uint64_t now_ms);
   const rdma_cm_id* id() const { return id_; }
 
  private:
@@ -51,6 +54,7 @@ class VerbsConnection final : public Connection, public Source {
   Service& service_;
   const uint64_t accepted_ms_;
   uint64_t linger_until_ms_ = 0;
+  uint64_t heard_ms_;  // when something last came in, or it was last probed
   bool is_broken_ = false;
   struct FreeBuffers {
     void operator()(char* buffers) const;
@@ -73,7 +77,7 @@ class VerbsTransport final : public Source {
   void close_all();
 
  private:
-  void on_request(rdma_cm_id* id);
+  void on_request(rdma_cm_id* id, uint8_t reads_asked);
 
   const VerbsLibrary& library_;
   EventLoop& loop_;

@@ -1,0 +1,141 @@
+// Which way a node is reached, with libraries of verbs that are made here: the linker takes these
+// functions instead of rdma/verbs_library.cpp.  Invariants checked: without a device nothing is
+// loaded; when verbs fail, at once or by silence, TCP has connected within the same deadline; then
+// verbs are left alone for a while; nothing is leaked.
+//
+// The daemon's path is the environment's BTD_BARTENDERD.
+#define BOOST_TEST_MODULE fallback
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <boost/test/unit_test.hpp>
+#include <cerrno>
+#include <memory>
+
+#include "rdma/far_node.hpp"
+#include "tests/rdma/node_daemon.hpp"
+
+namespace btd {
+namespace {
+
+struct Device {
+  bool is_there = false;
+  bool is_library_there = true;
+  bool is_silent = false;  // resolve_addr() says nothing; else it fails
+  int loads = 0, tries = 0, channels = 0, ids = 0;
+} device;
+
+VerbsLibrary library_of_here() {
+  VerbsLibrary library{};
+  library.create_event_channel = [] {
+    // Never readable: nobody writes to it.
+    int descriptor = eventfd(0, EFD_CLOEXEC);
+    device.channels++;
+    return new rdma_event_channel{.fd = descriptor};
+  };
+  library.destroy_event_channel = [](rdma_event_channel* channel) {
+    close(channel->fd);
+    delete channel;
+    device.channels--;
+  };
+  library.create_id = [](rdma_event_channel*, rdma_cm_id** id, void*, rdma_port_space) {
+    *id = new rdma_cm_id{};
+    device.ids++;
+    return 0;
+  };
+  library.destroy_id = [](rdma_cm_id* id) {
+    delete id;
+    device.ids--;
+    return 0;
+  };
+  library.set_option = [](rdma_cm_id*, int, int, void*, size_t) { return 0; };
+  library.resolve_addr = [](rdma_cm_id*, sockaddr*, sockaddr*, int) {
+    device.tries++;
+    return device.is_silent ? 0 : -1;
+  };
+  library.get_cm_event = [](rdma_event_channel*, rdma_cm_event**) {
+    errno = EAGAIN;
+    return -1;
+  };
+  return library;
+}
+
+}  // namespace
+
+bool has_infiniband(const char*) noexcept { return device.is_there; }
+
+const VerbsLibrary* load_verbs() noexcept {
+  static const VerbsLibrary kLibrary = library_of_here();
+  device.loads++;
+  return device.is_library_there ? &kLibrary : nullptr;
+}
+
+bool has_verbs_device(const VerbsLibrary&) noexcept { return device.is_there; }
+
+namespace {
+
+struct Fixture {
+  test::Scratch scratch;
+  test::Daemon daemon{scratch};
+  NodeClient client{};
+  std::unique_ptr<FarNode> node = std::make_unique<FarNode>();
+
+  Fixture() {
+    device = {};
+    client.epoch = 1;
+    client.arena[0] = 1;
+    for (size_t i = 0; i < wire::kKeyBytes; i++) client.key[i] = static_cast<uint8_t>(i);
+    node->configure(daemon.address(), client);
+  }
+  ~Fixture() {
+    node.reset();
+    BOOST_TEST(device.channels == 0);
+    BOOST_TEST(device.ids == 0);
+  }
+  void connects_by_tcp(uint32_t deadline_ms) {
+    BOOST_REQUIRE((node->connect(deadline_ms) == NodeStatus::kGood));
+    BOOST_TEST((node->transport() == wire::Transport::kTcp));
+  }
+};
+
+BOOST_FIXTURE_TEST_CASE(without_a_device_nothing_is_loaded, Fixture) {
+  connects_by_tcp(5000);
+  BOOST_TEST(device.loads == 0);
+}
+
+BOOST_FIXTURE_TEST_CASE(without_the_libraries_it_is_tcp, Fixture) {
+  device.is_there = true;
+  device.is_library_there = false;
+  connects_by_tcp(5000);
+  BOOST_TEST(device.tries == 0);
+}
+
+BOOST_FIXTURE_TEST_CASE(verbs_that_fail_are_followed_by_tcp_and_left_alone, Fixture) {
+  device.is_there = true;
+  connects_by_tcp(5000);
+  BOOST_TEST(device.tries == 1);
+  for (int i = 0; i < 3; i++) {
+    node->close();
+    connects_by_tcp(5000);
+  }
+  BOOST_TEST(device.tries == 1);
+}
+
+BOOST_FIXTURE_TEST_CASE(silent_verbs_leave_half_of_the_deadline_to_tcp, Fixture) {
+  device.is_there = device.is_silent = true;
+  uint64_t began_ms = steady_clock_ms();
+  connects_by_tcp(2000);
+  uint64_t took_ms = steady_clock_ms() - began_ms;
+  BOOST_TEST((took_ms >= 1000 && took_ms < 2000));
+  BOOST_TEST(device.tries == 1);
+}
+
+BOOST_FIXTURE_TEST_CASE(without_anybody_there_both_are_tried_and_it_is_lost, Fixture) {
+  device.is_there = true;
+  daemon.kill_now();
+  BOOST_TEST((node->connect(2000) == NodeStatus::kLost));
+  BOOST_TEST(device.tries == 1);
+}
+
+}  // namespace
+}  // namespace btd
