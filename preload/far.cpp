@@ -23,7 +23,7 @@ class ClientSource final : public NodeSource {
     NodeClientsRequest request;
     request.nodes = config_.nodes;
     request.key_file = config_.key_file;
-    request.seal_key_file = config_.seal_file;
+    request.seal_key_file = config_.seal_key_file;
     request.arena = arena_uuid;
     request.epoch = epoch;
     request.set_count = kNodeSets;
@@ -32,7 +32,10 @@ class ClientSource final : public NodeSource {
   }
   uint32_t count() const noexcept override { return clients_.count(); }
   Node* const* set(uint32_t index) const noexcept override { return clients_.set(index); }
-  void forget() noexcept override {}
+  void forget() noexcept override {
+    for (uint32_t i = 0; i < clients_.count(); i++) clients_.set(kChildSet)[i]->connect(kForgetMs);
+    clients_.forget(kChildSet, kForgetMs);
+  }
 
  private:
   const Config& config_;

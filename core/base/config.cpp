@@ -184,7 +184,7 @@ const Setting kSettings[kSettingCount] = {
      .bytes_max = 0,
      .choices = {},
      .choices_usable = 0},
-    {.name = "SEAL_FILE",
+    {.name = "SEAL_KEY_FILE",
      .unit = "path",
      .range = "a path of at most 511 characters",
      .default_text = "",
@@ -193,7 +193,7 @@ const Setting kSettings[kSettingCount] = {
          "with NODES: a key file like KEY_FILE, but the nodes do not have it: extents are sealed "
          "with AES-256-GCM before they leave; empty: they are not",
      .kind = SettingKind::kPath,
-     .offset = offsetof(Config, seal_file),
+     .offset = offsetof(Config, seal_key_file),
      .bytes_min = 0,
      .bytes_max = 0,
      .choices = {},

@@ -38,7 +38,7 @@ struct Config {
   uint64_t near_bytes;                // 0: a quarter of the machine's memory
   uint64_t replicas;                  // nodes that have each far extent
   char key_file[kSettingTextBytes];   // shared with the nodes
-  char seal_file[kSettingTextBytes];  // never leaves this machine; empty: extents are not sealed
+  char seal_key_file[kSettingTextBytes];  // never leaves this machine; empty: extents are not sealed
   SpillPolicy spill_policy;
   bool paranoid;  // report pointers from the arena to volatile memory
   LogLevel log;

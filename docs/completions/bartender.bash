@@ -2,7 +2,7 @@
 
 _bartender_complete() {
   local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} command=${COMP_WORDS[1]}
-  local settings='--arena --size --threshold --durability --on-restart --on-exit --on-error --on-misuse --fork --nodes --near --replicas --key-file --seal-file --spill-policy --paranoid --log --only'
+  local settings='--arena --size --threshold --durability --on-restart --on-exit --on-error --on-misuse --fork --nodes --near --replicas --key-file --seal-key-file --spill-policy --paranoid --log --only'
   COMPREPLY=()
 
   if ((COMP_CWORD == 1)); then
@@ -20,7 +20,7 @@ _bartender_complete() {
     --fork) mapfile -t COMPREPLY < <(compgen -W 'snapshot none' -- "$word"); return ;;
     --log) mapfile -t COMPREPLY < <(compgen -W 'off error info debug' -- "$word"); return ;;
     --durability) mapfile -t COMPREPLY < <(compgen -W 'process lazy strict' -- "$word"); return ;;
-    --output | --to | --library | --arena | --key-file | --seal-file) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
+    --output | --to | --library | --arena | --key-file | --seal-key-file) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
     --size | --threshold | --nodes | --near | --replicas | --only | --min-size | --id | --length | --limit) return ;;
   esac
 
