@@ -20,7 +20,7 @@ INSTRUCTIONS = (
     ('calloc 64', 75),
 )
 
-# name, groups, compared with, mean or worst, limit
+# name, groups, compared with, mean or worst, limit; whose, if not bartender's in process durability
 MEANS = (
     ('small blocks, mean', SMALL, 'jemalloc', 'mean', 1.0),
     ('small blocks, mean', SMALL, 'mimalloc', 'mean', 1.1),
@@ -30,6 +30,8 @@ MEANS = (
     ('everywhere, worst', TIMED, 'memtier-file', 'worst', 1.0),
     ('everywhere, worst', TIMED, 'pmemobj-atomic', 'worst', 1.0),
     ('everywhere, worst', TIMED, 'pmemobj-tx', 'worst', 1.0),
+    # Both durable after each call.
+    ('nvm_malloc in strict, worst', ('nvm',), 'pmemobj-atomic', 'worst', 1.0, 'bartender-strict'),
 )
 
 # Workloads, of which the worst counts; compared with (None: the number itself); limit
@@ -52,11 +54,11 @@ def verdict_of(found, limit):
     return 'hit' if found <= limit else 'MISSED'
 
 
-def mean_or_worst(samples, groups, base, which, field=None):
+def mean_or_worst(samples, groups, base, which, field=None, whose='bartender'):
     """(number, "of N workloads" or the worst one's name), or None."""
-    if base not in samples.contenders or 'bartender' not in samples.contenders:
+    if base not in samples.contenders or whose not in samples.contenders:
         return None
-    mean = samples.mean_of_ratios('bartender', base, groups, field)
+    mean = samples.mean_of_ratios(whose, base, groups, field)
     if mean is None:
         return None
     return (mean[0], f'{mean[1]} workloads') if which == 'mean' else (mean[2][0], mean[2][1])
@@ -80,8 +82,8 @@ def judge(samples, counted):
     def add(name, found, limit):
         goals.append(Goal(name, found, limit, verdict_of(found, limit)))
 
-    for name, groups, base, which, limit in MEANS:
-        found = mean_or_worst(samples, groups, base, which)
+    for name, groups, base, which, limit, *whose in MEANS:
+        found = mean_or_worst(samples, groups, base, which, None, *whose)
         add(f'time, {name}, to {base}' + (f' ({found[1]})' if found else ''),
             found[0] if found else None, limit)
     for names, base, limit in SINGLE:
