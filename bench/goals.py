@@ -34,7 +34,7 @@ MEANS = (
     ('nvm_malloc in strict, worst', ('nvm',), 'pmemobj-atomic', 'worst', 1.0, 'bartender-strict'),
 )
 
-# Workloads, of which the worst counts; compared with (None: the number itself); limit
+# Workloads, of which the worst counts; compared with (None: the number itself); limit; whose
 SINGLE = (
     (('pair 64K 1T', 'pair 64K 2T'), 'glibc', 1.5),
     (('pair 2M 1T', 'pair 2M 2T'), 'glibc', 1.5),
@@ -45,6 +45,7 @@ SINGLE = (
     (('fragmentation',), 'jemalloc', 1.0),
     (('fragmentation',), 'mimalloc', 1.0),
     (('start /bin/true',), 'glibc', 1.3),
+    (('durable transaction / floor',), None, 1.5, 'bartender-strict'),
 )
 
 
@@ -64,13 +65,13 @@ def mean_or_worst(samples, groups, base, which, field=None, whose='bartender'):
     return (mean[0], f'{mean[1]} workloads') if which == 'mean' else (mean[2][0], mean[2][1])
 
 
-def single(samples, names, base):
+def single(samples, names, base, whose='bartender'):
     """The worst of the workloads, or None if one of them was not measured."""
     found = []
     for workload in (w for w in samples.workloads if w.name in names):
-        if 'bartender' in samples.contenders and (base is None or base in samples.contenders):
-            quartiles = (samples.absolute(workload, 'bartender') if base is None
-                         else samples.ratio(workload, 'bartender', base))
+        if whose in samples.contenders and (base is None or base in samples.contenders):
+            quartiles = (samples.absolute(workload, whose) if base is None
+                         else samples.ratio(workload, whose, base))
             found += [quartiles[1]] if quartiles else []
     return max(found) if len(found) == len(names) else None
 
@@ -86,9 +87,9 @@ def judge(samples, counted):
         found = mean_or_worst(samples, groups, base, which, None, *whose)
         add(f'time, {name}, to {base}' + (f' ({found[1]})' if found else ''),
             found[0] if found else None, limit)
-    for names, base, limit in SINGLE:
-        add(' and '.join(names) + (f', to {base}' if base else ''),
-            single(samples, names, base), limit)
+    for names, base, limit, *whose in SINGLE:
+        add(' and '.join(names) + ''.join(f', {w}' for w in whose) + (f', to {base}' if base else ''),
+            single(samples, names, base, *whose), limit)
     found = mean_or_worst(samples, report.MEMORY_GROUPS, 'glibc', 'mean', 'peak_rss_bytes')
     add('peak resident, mean, to glibc' + (f' ({found[1]})' if found else ''),
         found[0] if found else None, 1.15)
