@@ -166,6 +166,7 @@ class Picture:
         top = TOP
         for row, gap in zip(rows, gaps):
             top += self.panel(top, row) + gap
-        self.text(LEFT, height - 8, self.command, 10, 'start')
+        words = self.command if len(self.command) <= 140 else self.command[:139] + '…'
+        self.text(LEFT, height - 8, words, 10, 'start')
         self.add('</svg>')
         return '\n'.join(self.parts) + '\n'

@@ -138,7 +138,7 @@ class PictureTest(unittest.TestCase):
                   for i in range(40)}
         drawn = picture.Picture('a <title> & more', 'glibc',
                                 [('first', list(ratios)[:3]), ('second', list(ratios)[3:])],
-                                ['glibc', 'a', 'bartender'], ratios, 'scripts/bench').svg()
+                                ['glibc', 'a', 'bartender'], ratios, 'scripts/bench ' + 'x' * 500).svg()
         root = xml.etree.ElementTree.fromstring(drawn)
         width, height = float(root.get('width')), float(root.get('height'))
         words = []
@@ -149,6 +149,7 @@ class PictureTest(unittest.TestCase):
         for name in ratios:
             self.assertIn(name, words)
         self.assertEqual(words.count('1000'), 1)
+        self.assertLess(max(len(w) for w in words if w), 150)
 
 
 if __name__ == '__main__':
