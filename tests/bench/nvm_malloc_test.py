@@ -50,13 +50,14 @@ def cases(library, on_malloc, on_bartender, on_pmemobj, directory):
     yield 'malloc flushes nothing', [on_malloc, 'fastalloc', '1', '64', '--variant', 'no-drain'], \
         plain, False
     # The commands of scripts/bench itself, so that its contenders are tested with the programs.
-    for contender in contenders.all_contenders(library):
-        if contender.programs.get('nvm_malloc') != 'nvm_bartender':
-            continue
+    levels = [c for c in contenders.all_contenders(library)
+              if c.name in ('bartender-process', 'bartender-lazy', 'bartender-strict')]
+    for contender in levels:
         preloaded = dict(plain, **contender.settings(directory))
         for words in [[word, '2', '64', '256'] for word in ALLOCATING] + [['recovery', '20']]:
             command = contender.command(['nvm_malloc'] + words, directory)
-            yield f'{words[0]}, {contender.name}', [on_bartender] + command[1:], preloaded, True
+            good = command[0] == 'nvm_bartender'
+            yield f'{words[0]}, {contender.name}', [on_bartender] + command[1:], preloaded, good
     arena_file = ['--arena', os.path.join(directory, 'bench.arena')]
     yield 'interface, no library', [on_bartender, 'fastalloc', '1', '64'] + arena_file, plain, False
     yield 'interface, no such variant', \
