@@ -2,7 +2,8 @@
 
 Every contender is a Debian package; one that is missing is installed when we may, else said in a line
 and left out.  Bartender comes from the build directory, with everything switched on that production
-has: the misuse check, process durability, all sizes routed to the arena.
+has: the misuse check, all sizes routed to the arena; `bartender` in process durability, and each level
+by its name.
 """
 
 import glob
@@ -14,34 +15,42 @@ import tempfile
 LIBRARIES = '/usr/lib/x86_64-linux-gnu/'
 MEMTIER_FILE = 'KIND:FS_DAX,PATH:{directory},PMEM_SIZE_LIMIT:4G,RATIO:1;POLICY:STATIC_RATIO'
 
+POOL = ' --pool {directory}/pmemobj.pool'
+DURABLE_PMEMOBJ = 'durable --level libpmemobj --directory {directory}'
+
 
 class Contender:
     """One allocator.
 
-    One that cannot be preloaded has `programs`: which of its own stands for which of ours (or for one
-    first word of it), with `program_options` added.  `variants`: of the nvm_malloc benchmarks, those that it has."""
+    `programs`: which of its own stands for which of ours (or for one first word of it), with more
+    options if need be; what has no `library` to preload, or `only_programs`, runs no others.
+    `variants`: of the nvm_malloc benchmarks, those that it has."""
 
     def __init__(self, name, package=None, library=None, environment=None, programs=None,
-                 program_options=(), persistent=False, variants=('full',), flush_counter=None):
+                 only_programs=False, persistent=False, variants=('full',),
+                 flush_counter=None):
         self.name = name
         self.package = package
         self.library = library  # a glob under LIBRARIES, or a path
         self.environment = environment or {}
-        self.programs = programs
-        self.program_options = list(program_options)
+        self.programs = programs or {}
+        self.runs_all = not only_programs and (library is not None or not programs)
         self.persistent = persistent
         self.variants = variants
         self.flush_counter = flush_counter  # a library of bench/ that counts flushes and drains
 
-    def command(self, arguments, directory):
-        """The command for a workload's, or None: it has no such program."""
-        if self.programs is None:
-            return arguments
+    def command(self, arguments, directory, own=False):
+        """The command for a workload's, or None: it has no such program (own: of its own)."""
         program = self.programs.get(arguments[0]) or self.programs.get(' '.join(arguments[:2]))
         if program is None:
-            return None
-        return ([program] + arguments[1:] +
-                [o.format(directory=directory) for o in self.program_options])
+            return arguments if self.runs_all and not own else None
+        program, *options = program.split()
+        return [program] + arguments[1:] + [o.format(directory=directory) for o in options]
+
+    def built(self, directory):
+        """Those of its programs that are there."""
+        return {ours: command for ours, command in self.programs.items()
+                if os.path.exists(os.path.join(directory, command.split()[0]))}
 
     def preload(self):
         """The path to preload, or None if it is not there."""
@@ -58,13 +67,32 @@ class Contender:
         return added
 
 
+def bartender_level(library, durability, only_programs):
+    """Bartender in one durability level, the nvm_malloc benchmarks on its own interface."""
+    return Contender(
+        f'bartender-{durability}', library=library, persistent=True,
+        environment={'BARTENDER_THRESHOLD': '0', 'BARTENDER_DURABILITY': durability,
+                     'BARTENDER_ARENA': '{directory}/%e.%p.arena'},
+        programs={'nvm_malloc': f'nvm_bartender --durability {durability} --arena '
+                                '{directory}/bench.arena',
+                  'durable': f'durable --level {durability} --directory {{directory}}'},
+        only_programs=only_programs,
+        variants=('full', 'recovery'))
+
+
 def all_contenders(bartender_library):
     """In the order of the table; the first is what the others are compared with."""
+    library = os.path.abspath(bartender_library)
     return [
         Contender('glibc'),
-        Contender('bartender', library=os.path.abspath(bartender_library), persistent=True,
+        Contender('bartender', library=library, persistent=True,
                   environment={'BARTENDER_THRESHOLD': '0', 'BARTENDER_DURABILITY': 'process',
-                               'BARTENDER_ARENA': '{directory}/%e.%p.arena'}),
+                               'BARTENDER_ARENA': '{directory}/%e.%p.arena'},
+                  programs={'collector': 'collector --path {directory}/collector.arena'}),
+        # On malloc it is `bartender`, whose level is this one too.
+        bartender_level(library, 'process', True),
+        bartender_level(library, 'lazy', False),
+        bartender_level(library, 'strict', False),
         Contender('mimalloc', 'libmimalloc2.0', 'libmimalloc.so.2.0'),
         Contender('jemalloc', 'libjemalloc2', 'libjemalloc.so.2'),
         Contender('tcmalloc', 'libtcmalloc-minimal4', 'libtcmalloc_minimal.so.4'),
@@ -72,15 +100,18 @@ def all_contenders(bartender_library):
                   environment={'MEMKIND_MEM_TIERS': 'KIND:DRAM,RATIO:1;POLICY:STATIC_RATIO'}),
         Contender('memtier-file', 'libmemkind0', 'libmemtier.so.0',
                   environment={'MEMKIND_MEM_TIERS': MEMTIER_FILE}),
-        Contender('gc', 'libgc-dev', programs={'small': 'gc'}),
+        Contender('gc', 'libgc-dev', programs={'small': 'gc', 'collector': 'gc_collector'}),
         Contender('pmemobj-atomic', 'libpmemobj-dev',
-                  programs={'small': 'pmemobj', 'process fill': 'pmemobj',
-                            'process open': 'pmemobj', 'nvm_malloc': 'nvm_pmemobj'},
-                  program_options=['--mode', 'atomic', '--pool', '{directory}/pmemobj.pool'],
+                  programs={'small': 'pmemobj --mode atomic' + POOL,
+                            'process fill': 'pmemobj --mode atomic' + POOL,
+                            'process open': 'pmemobj --mode atomic' + POOL,
+                            'nvm_malloc': 'nvm_pmemobj' + POOL,
+                            'durable pair': DURABLE_PMEMOBJ, 'durable batch': DURABLE_PMEMOBJ},
                   environment={'PMEM_IS_PMEM_FORCE': '1'}, persistent=True,
                   variants=('full', 'no-flush', 'recovery'), flush_counter='libcount_pmem.so'),
-        Contender('pmemobj-tx', 'libpmemobj-dev', programs={'small': 'pmemobj'},
-                  program_options=['--mode', 'tx', '--pool', '{directory}/pmemobj.pool'],
+        Contender('pmemobj-tx', 'libpmemobj-dev',
+                  programs={'small': 'pmemobj --mode tx' + POOL,
+                            'durable transaction': DURABLE_PMEMOBJ},
                   environment={'PMEM_IS_PMEM_FORCE': '1'}, persistent=True,
                   flush_counter='libcount_pmem.so'),
     ]
@@ -101,12 +132,9 @@ def install(package):
 
 def missing_reason(contender, programs):
     """None if the contender can run, else one line that says why not and what to do."""
-    if contender.programs is not None:
-        for program in contender.programs.values():
-            if not os.path.exists(os.path.join(programs, program)):
-                return (f'{contender.name}: {program} was not built; type scripts/setup --bench && '
-                        'meson setup --reconfigure build && ninja -C build')
-        return None
+    if contender.programs and not contender.runs_all and not contender.built(programs):
+        return (f'{contender.name}: its programs were not built; type scripts/setup --bench && '
+                'meson setup --reconfigure build && ninja -C build')
     if contender.library is None or contender.preload() is not None:
         return None
     if contender.package is None:

@@ -23,6 +23,7 @@ CASES = (
     ('pair 64K', 'pair', 65536), ('pair 2M', 'pair', 2 << 20),
     ('pair 64, second thread existed', 'thread-pair', 64),
     ('batch 1k fifo', 'fifo', 64), ('batch 1k lifo', 'lifo', 64), ('calloc 64', 'calloc', 64),
+    ('batch 1k, freed by another thread', 'remote', 64),
 )
 
 
@@ -82,7 +83,7 @@ def callgrind(command, environment, timeout_seconds=120):
 
 
 def counts_of(kind):
-    return BATCH_COUNTS if kind in ('fifo', 'lifo') else PAIR_COUNTS
+    return BATCH_COUNTS if kind in ('fifo', 'lifo', 'remote') else PAIR_COUNTS
 
 
 def difference(kind):

@@ -2,8 +2,10 @@
 // many stores, flushes and drains on fresh lines, and nothing else.
 //
 //   durable [--operations N] [--rounds N] [--directory DIR]
+//     everything in one process, in turn, round by round; each line is the median of the rounds
+//   durable pair|batch|transaction --level process|lazy|strict|libpmemobj [...]
+//     that one, and the floor, in turn; for scripts/bench
 //
-// Everything runs in one process, in turn, round by round; each line is the median of the rounds:
 //   pair         malloc and free of 64 B, one after the other
 //   batch        1,000 of them allocated, then freed; per operation
 //   transaction  one allocation of 64 B, one range of 64 B changed, one root set
@@ -212,79 +214,133 @@ void pmemobj_round(PMEMobjpool* pool, uint64_t operations) {
   sample("transaction", "libpmemobj", ns / static_cast<double>(operations));
 }
 
-}  // namespace
+struct Named {
+  const char* name;
+  btd::Durability durability;
+};
+constexpr Named kLevels[] = {{"process", btd::Durability::kProcess},
+                             {"lazy", btd::Durability::kLazy},
+                             {"strict", btd::Durability::kStrict}};
 
-int main(int argc, char** argv) {
-  const bench::Options options(argc, argv);
-  const uint64_t operations = options.number("--operations", 20'000);
-  const uint64_t rounds = options.number("--rounds", 9);
-  const std::string base = std::string(options.text("--directory", "/dev/shm")) +
-                           "/bartender-bench-" + std::to_string(getpid());
-  struct Named {
-    const char* name;
-    btd::Durability durability;
-  } named[] = {{"process", btd::Durability::kProcess},
-               {"lazy", btd::Durability::kLazy},
-               {"strict", btd::Durability::kStrict}};
-  std::vector<std::unique_ptr<Level>> levels;
-  for (const Named& level : named)
-    levels.emplace_back(new Level(base + "-" + level.name, level.durability));
+// What a transaction needs in strict, counted.
+struct Needs {
+  uint64_t lines;
+  uint64_t drains;
+};
 
-  // What a transaction needs in strict, counted.
-  Level& strict = *levels.back();
+Needs count_needs(Level& strict) {
+  constexpr uint64_t kTransactions = 1000;
   btd::Persist& real = strict.arena().persist();
   Counter counter(real);
   strict.arena().set_persist(counter, counter);
-  for (uint64_t i = 0; i < 1000; i++) {
+  for (uint64_t i = 0; i < kTransactions; i++) {
     strict.transaction(i);
     uint64_t lines = counter.lines, drains = counter.drains;
     strict.clean_up();
     counter.lines = lines;
     counter.drains = drains;
   }
-  const uint64_t lines = (counter.lines + 500) / 1000, drains = (counter.drains + 500) / 1000;
   strict.arena().set_persist(real, real);
-  Floor floor(real);
+  return {(counter.lines + kTransactions / 2) / kTransactions,
+          (counter.drains + kTransactions / 2) / kTransactions};
+}
 
-  const std::string pool_path = base + "-pmemobj";
-  PMEMobjpool* pool = pmemobj_create(pool_path.c_str(), "bench", 512 * bench::kMiB, 0600);
-  if (pool == nullptr) bench::fail(pmemobj_errormsg());
-  unlink(pool_path.c_str());
+void level_round(const char* name, Level& level, uint64_t operations) {
+  pairs_and_batches(
+      name, operations, [&] { return level.allocate(); },
+      [&](void* block) { level.release(block); });
+  double ns = 0;
+  for (uint64_t done = 0; done < operations; done++) {
+    const uint64_t start = bench::now_ns();
+    level.transaction(done);
+    ns += static_cast<double>(bench::now_ns() - start);
+    level.clean_up();
+  }
+  sample("transaction", name, ns / static_cast<double>(operations));
+}
+
+void floor_round(Floor& floor, Needs needs, uint64_t operations) {
+  sample("pair", "floor", time_ns(operations, [&](uint64_t) { floor.same_line_twice(); }));
+  sample("batch", "floor", time_ns(operations, [&](uint64_t) { floor.operation(1, 1); }));
+  double ns = 0;
+  for (uint64_t done = 0; done < operations; done++) {
+    const uint64_t start = bench::now_ns();
+    floor.operation(needs.lines, needs.drains);
+    ns += static_cast<double>(bench::now_ns() - start);
+  }
+  sample("transaction", "floor", ns / static_cast<double>(operations));
+}
+
+double median_of(const char* workload, const char* contender) {
+  for (Row& row : rows) {
+    if (row.workload != workload || row.contender != contender) continue;
+    std::sort(row.samples.begin(), row.samples.end());
+    return row.samples[row.samples.size() / 2];
+  }
+  bench::fail("the first word must be pair, batch or transaction");
+}
+
+void print_all(Needs needs) {
+  for (const Row& row : rows) {
+    std::printf("{\"workload\": \"%s\", \"contender\": \"%s\", \"ns_per_operation\": %.1f",
+                row.workload.c_str(), row.contender.c_str(),
+                median_of(row.workload.c_str(), row.contender.c_str()));
+    if (row.workload == "transaction" && row.contender == "floor")
+      std::printf(", \"lines\": %llu, \"drains\": %llu",
+                  static_cast<unsigned long long>(needs.lines),
+                  static_cast<unsigned long long>(needs.drains));
+    std::printf("}\n");
+  }
+}
+
+void print_one(const char* workload, const char* level, Needs needs) {
+  const double found = median_of(workload, level), floor = median_of(workload, "floor");
+  bench::Result(workload)
+      .number("ns_per_operation", found)
+      .number("floor_ns_per_operation", floor)
+      .number("per_floor", found / floor)
+      .number("lines_of_transaction", static_cast<double>(needs.lines))
+      .number("drains_of_transaction", static_cast<double>(needs.drains));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const bench::Options options(argc, argv);
+  const uint64_t operations = options.number("--operations", 20'000);
+  const uint64_t rounds = options.number("--rounds", 9);
+  const char* workload = options.word(nullptr);
+  const std::string only = options.text("--level", "");
+  const std::string base = std::string(options.text("--directory", "/dev/shm")) +
+                           "/bartender-bench-" + std::to_string(getpid());
+  auto is_wanted = [&](const char* name) { return only.empty() || only == name; };
+  // `strict` is there always: it counts what a transaction needs.
+  std::vector<std::unique_ptr<Level>> levels;
+  for (const Named& level : kLevels)
+    levels.emplace_back(new Level(base + "-" + level.name, level.durability));
+  Level& strict = *levels.back();
+  const Needs needs = count_needs(strict);
+  Floor floor(strict.arena().persist());
+  PMEMobjpool* pool = nullptr;
+  if (is_wanted("libpmemobj")) {
+    const std::string pool_path = base + "-pmemobj";
+    pool = pmemobj_create(pool_path.c_str(), "bench", 512 * bench::kMiB, 0600);
+    if (pool == nullptr) bench::fail(pmemobj_errormsg());
+    unlink(pool_path.c_str());
+  }
   for (uint64_t round = 0; round <= rounds; round++) {
     if (round == 1) rows.clear();  // the first one warms up
     for (size_t i = 0; i < levels.size(); i++) {
-      Level& level = *levels[i];
-      pairs_and_batches(
-          named[i].name, operations, [&] { return level.allocate(); },
-          [&](void* block) { level.release(block); });
-      double ns = 0;
-      for (uint64_t done = 0; done < operations; done++) {
-        const uint64_t start = bench::now_ns();
-        level.transaction(done);
-        ns += static_cast<double>(bench::now_ns() - start);
-        level.clean_up();
-      }
-      sample("transaction", named[i].name, ns / static_cast<double>(operations));
+      if (is_wanted(kLevels[i].name)) level_round(kLevels[i].name, *levels[i], operations);
     }
-    sample("pair", "floor", time_ns(operations, [&](uint64_t) { floor.same_line_twice(); }));
-    sample("batch", "floor", time_ns(operations, [&](uint64_t) { floor.operation(1, 1); }));
-    double ns = 0;
-    for (uint64_t done = 0; done < operations; done++) {
-      const uint64_t start = bench::now_ns();
-      floor.operation(lines, drains);
-      ns += static_cast<double>(bench::now_ns() - start);
-    }
-    sample("transaction", "floor", ns / static_cast<double>(operations));
-    pmemobj_round(pool, operations);
+    floor_round(floor, needs, operations);
+    if (pool != nullptr) pmemobj_round(pool, operations);
   }
-  for (Row& row : rows) {
-    std::sort(row.samples.begin(), row.samples.end());
-    std::printf("{\"workload\": \"%s\", \"contender\": \"%s\", \"ns_per_operation\": %.1f",
-                row.workload.c_str(), row.contender.c_str(), row.samples[row.samples.size() / 2]);
-    if (row.workload == "transaction" && row.contender == "floor")
-      std::printf(", \"lines\": %llu, \"drains\": %llu", static_cast<unsigned long long>(lines),
-                  static_cast<unsigned long long>(drains));
-    std::printf("}\n");
+  if (workload == nullptr) {
+    print_all(needs);
+  } else {
+    if (only.empty()) bench::fail("--level is missing");
+    print_one(workload, only.c_str(), needs);
   }
   return 0;
 }

@@ -20,7 +20,7 @@ INSTRUCTIONS = (
     ('calloc 64', 75),
 )
 
-# name, groups, compared with, mean or worst, limit
+# name, groups, compared with, mean or worst, limit; whose, if not bartender's in process durability
 MEANS = (
     ('small blocks, mean', SMALL, 'jemalloc', 'mean', 1.0),
     ('small blocks, mean', SMALL, 'mimalloc', 'mean', 1.1),
@@ -30,9 +30,11 @@ MEANS = (
     ('everywhere, worst', TIMED, 'memtier-file', 'worst', 1.0),
     ('everywhere, worst', TIMED, 'pmemobj-atomic', 'worst', 1.0),
     ('everywhere, worst', TIMED, 'pmemobj-tx', 'worst', 1.0),
+    # Both durable after each call.
+    ('nvm_malloc in strict, worst', ('nvm',), 'pmemobj-atomic', 'worst', 1.0, 'bartender-strict'),
 )
 
-# Workloads, of which the worst counts; compared with (None: the number itself); limit
+# Workloads, of which the worst counts; compared with (None: the number itself); limit; whose
 SINGLE = (
     (('pair 64K 1T', 'pair 64K 2T'), 'glibc', 1.5),
     (('pair 2M 1T', 'pair 2M 2T'), 'glibc', 1.5),
@@ -43,6 +45,7 @@ SINGLE = (
     (('fragmentation',), 'jemalloc', 1.0),
     (('fragmentation',), 'mimalloc', 1.0),
     (('start /bin/true',), 'glibc', 1.3),
+    (('durable transaction / floor',), None, 1.5, 'bartender-strict'),
 )
 
 
@@ -52,23 +55,23 @@ def verdict_of(found, limit):
     return 'hit' if found <= limit else 'MISSED'
 
 
-def mean_or_worst(samples, groups, base, which, field=None):
+def mean_or_worst(samples, groups, base, which, field=None, whose='bartender'):
     """(number, "of N workloads" or the worst one's name), or None."""
-    if base not in samples.contenders or 'bartender' not in samples.contenders:
+    if base not in samples.contenders or whose not in samples.contenders:
         return None
-    mean = samples.mean_of_ratios('bartender', base, groups, field)
+    mean = samples.mean_of_ratios(whose, base, groups, field)
     if mean is None:
         return None
     return (mean[0], f'{mean[1]} workloads') if which == 'mean' else (mean[2][0], mean[2][1])
 
 
-def single(samples, names, base):
+def single(samples, names, base, whose='bartender'):
     """The worst of the workloads, or None if one of them was not measured."""
     found = []
     for workload in (w for w in samples.workloads if w.name in names):
-        if 'bartender' in samples.contenders and (base is None or base in samples.contenders):
-            quartiles = (samples.absolute(workload, 'bartender') if base is None
-                         else samples.ratio(workload, 'bartender', base))
+        if whose in samples.contenders and (base is None or base in samples.contenders):
+            quartiles = (samples.absolute(workload, whose) if base is None
+                         else samples.ratio(workload, whose, base))
             found += [quartiles[1]] if quartiles else []
     return max(found) if len(found) == len(names) else None
 
@@ -80,13 +83,13 @@ def judge(samples, counted):
     def add(name, found, limit):
         goals.append(Goal(name, found, limit, verdict_of(found, limit)))
 
-    for name, groups, base, which, limit in MEANS:
-        found = mean_or_worst(samples, groups, base, which)
+    for name, groups, base, which, limit, *whose in MEANS:
+        found = mean_or_worst(samples, groups, base, which, None, *whose)
         add(f'time, {name}, to {base}' + (f' ({found[1]})' if found else ''),
             found[0] if found else None, limit)
-    for names, base, limit in SINGLE:
-        add(' and '.join(names) + (f', to {base}' if base else ''),
-            single(samples, names, base), limit)
+    for names, base, limit, *whose in SINGLE:
+        add(' and '.join(names) + ''.join(f', {w}' for w in whose) + (f', to {base}' if base else ''),
+            single(samples, names, base, *whose), limit)
     found = mean_or_worst(samples, report.MEMORY_GROUPS, 'glibc', 'mean', 'peak_rss_bytes')
     add('peak resident, mean, to glibc' + (f' ({found[1]})' if found else ''),
         found[0] if found else None, 1.15)

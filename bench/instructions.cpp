@@ -1,12 +1,13 @@
 // How many instructions does an operation take?  Run under callgrind with two lengths: the
 // difference, divided by the difference in length, is exact and the same on every machine.
 //
-//   instructions pair|thread-pair|calloc|fifo|lifo SIZE COUNT
+//   instructions pair|thread-pair|calloc|fifo|lifo|remote SIZE COUNT
 //
 //   pair          malloc(SIZE), a store into the block, free(); COUNT times
 //   thread-pair   the same after a second thread has allocated, freed and ended
 //   calloc        calloc(1, SIZE), the store, free
 //   fifo, lifo    COUNT pairs in batches of 1,000, freed in order or reversed
+//   remote        the same, freed in order by another thread
 //
 // A pair of zero length warms nothing up: both lengths must be past the first refill.
 
@@ -51,6 +52,36 @@ constexpr uint64_t kBatchBlocks = 1000;
   }
 }
 
+struct Relay {
+  void* blocks[kBatchBlocks];
+  uint64_t batches;
+  pthread_barrier_t turn;
+};
+
+[[gnu::noinline]] void* free_batches(void* argument) {
+  auto& relay = *static_cast<Relay*>(argument);
+  for (uint64_t batch = 0; batch < relay.batches; batch++) {
+    pthread_barrier_wait(&relay.turn);
+    for (void*& block : relay.blocks) std::free(block);
+    pthread_barrier_wait(&relay.turn);
+  }
+  return nullptr;
+}
+
+[[gnu::noinline]] void remote_batches(size_t size_bytes, uint64_t count) {
+  static Relay relay;
+  relay.batches = count / kBatchBlocks;
+  pthread_barrier_init(&relay.turn, nullptr, 2);
+  pthread_t thread;
+  if (pthread_create(&thread, nullptr, free_batches, &relay) != 0) bench::fail("no thread");
+  for (uint64_t batch = 0; batch < relay.batches; batch++) {
+    for (void*& block : relay.blocks) block = std::malloc(size_bytes);
+    pthread_barrier_wait(&relay.turn);
+    pthread_barrier_wait(&relay.turn);
+  }
+  pthread_join(thread, nullptr);
+}
+
 void* other_thread(void* size_bytes) {
   pairs(*static_cast<size_t*>(size_bytes), 100);
   return nullptr;
@@ -59,7 +90,7 @@ void* other_thread(void* size_bytes) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 4) bench::fail("instructions pair|thread-pair|calloc|fifo|lifo SIZE COUNT");
+  if (argc != 4) bench::fail("instructions pair|thread-pair|calloc|fifo|lifo|remote SIZE COUNT");
   const char* kind = argv[1];
   size_t size_bytes = std::strtoull(argv[2], nullptr, 0);
   const uint64_t count = std::strtoull(argv[3], nullptr, 0);
@@ -75,6 +106,8 @@ int main(int argc, char** argv) {
     calloc_pairs(size_bytes, count);
   } else if (std::strcmp(kind, "fifo") == 0 || std::strcmp(kind, "lifo") == 0) {
     batches(size_bytes, count, kind[0] == 'l');
+  } else if (std::strcmp(kind, "remote") == 0) {
+    remote_batches(size_bytes, count);
   } else {
     bench::fail("unknown kind");
   }

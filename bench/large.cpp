@@ -1,12 +1,14 @@
 // What do large blocks cost?
 //
 //   large replace [--threads N] [--operations N]   a random one of 20 blocks of 5..25 MiB is
-//   replaced
-//                                                  and filled (after mimalloc-bench's malloc-large)
+//                                                  replaced and filled (after mimalloc-bench's
+//                                                  malloc-large)
 //   large grow [--final-mib N]                     realloc from 64 KiB by a quarter each, pages
-//   touched large first-touch [--block-kib N] [--total-mib N]   fresh blocks, every page written
-//   once, against
+//                                                  touched
+//   large first-touch [--block-kib N] [--total-mib N]
+//                                                  fresh blocks, every page written once, against
 //                                                  the same in fresh anonymous memory
+//   large sparse [--block-kib N] [--total-mib N]   fresh blocks, of which one byte is written
 
 #include "support.hpp"
 
@@ -97,6 +99,20 @@ void first_touch(const bench::Options& options) {
   for (uint64_t i = 0; i < count; i++) std::free(blocks[i]);
 }
 
+// What is paid for pages that nobody touches.
+void sparse(const bench::Options& options) {
+  const uint64_t block_bytes = options.number("--block-kib", 2048) * kKiB;
+  const uint64_t count = options.number("--total-mib", 256) * kMiB / block_bytes;
+  void** blocks = bench::own_table<void*>(count);
+  const uint64_t start = bench::now_ns();
+  for (uint64_t i = 0; i < count; i++) bench::touch(blocks[i] = std::malloc(block_bytes));
+  const double elapsed_ns = static_cast<double>(bench::now_ns() - start);
+  bench::Result("sparse")
+      .number("block_bytes", static_cast<double>(block_bytes))
+      .number("ns_per_operation", elapsed_ns / static_cast<double>(count));
+  for (uint64_t i = 0; i < count; i++) std::free(blocks[i]);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -106,6 +122,8 @@ int main(int argc, char** argv) {
     grow(options);
   } else if (std::strcmp(workload, "first-touch") == 0) {
     first_touch(options);
+  } else if (std::strcmp(workload, "sparse") == 0) {
+    sparse(options);
   } else {
     replace(options);
   }

@@ -17,22 +17,35 @@ struct LoopOptions {
   uint64_t operations;  // pairs a thread, about
   uint64_t size_min;
   uint64_t size_max;
-  uint64_t count;  // blocks live at once a thread
-  bool reversed;   // batch: free the last block first
+  uint64_t count;    // blocks live at once a thread
+  uint64_t warm_up;  // pairs a thread before the clock starts
+  bool reversed;     // batch: free the last block first
 };
 
 // malloc, touch, free.
 template <typename Heap>
 uint64_t pair_loop(const LoopOptions& o, uint64_t& operations) {
   operations = o.operations * o.threads;
-  return run_threads(o.threads, [&](uint64_t) {
-    for (uint64_t i = 0; i < o.operations; i++) {
+  auto pairs = [&](uint64_t count) {
+    for (uint64_t i = 0; i < count; i++) {
       void* block = Heap::allocate(o.size_min);
       touch(block);
       use(block);
       Heap::release(block);
     }
+  };
+  std::atomic<uint64_t> start{0};
+  pthread_barrier_t warm;
+  pthread_barrier_init(&warm, nullptr, static_cast<unsigned>(o.threads));
+  const uint64_t elapsed = run_threads(o.threads, [&](uint64_t) {
+    if (o.warm_up > 0) {
+      pairs(o.warm_up);
+      pthread_barrier_wait(&warm);
+      start.store(now_ns(), std::memory_order_relaxed);  // the last one's counts
+    }
+    pairs(o.operations);
   });
+  return o.warm_up > 0 ? now_ns() - start : elapsed;
 }
 
 // `count` blocks, then all freed in order or reversed.
@@ -142,6 +155,7 @@ inline LoopOptions loop_options(const Options& options) {
   o.size_min = options.number("--size", 64);
   o.size_max = options.number("--size-max", o.size_min);
   o.count = options.number("--count", 1000);
+  o.warm_up = options.number("--warm-up", 0);
   o.reversed = std::strcmp(options.text("--order", "fifo"), "lifo") == 0;
   if (o.threads == 0 || o.threads > kThreadsMax || o.size_min == 0 || o.count == 0) {
     fail("--threads 1..256, --size and --count at least 1");

@@ -25,10 +25,12 @@ PATTERNS = {
     'back': '<path d="M0 0L6 6M-1 5L1 7M5 -1L7 1" stroke="#000" stroke-width="1"/>',
     'lines': '<path d="M0 1.5H6M0 4.5H6" stroke="#000" stroke-width="1"/>',
     'cross': '<path d="M0 0L6 6M0 6L6 0" stroke="#000" stroke-width=".7"/>',
+    'wide': '<path d="M0 3H6" stroke="#000" stroke-width="2.5"/>',
+    'broad': '<path d="M3 0V6" stroke="#000" stroke-width="2.5"/>',
     'upright': '<path d="M1.5 0V6M4.5 0V6" stroke="#000" stroke-width=".8"/>',
 }
 FILLS = ['#ffffff', '#b5b5b5', 'url(#hatch)', 'url(#dots)', '#6f6f6f', 'url(#back)', 'url(#lines)',
-         'url(#cross)', 'url(#upright)', '#dddddd']
+         'url(#cross)', 'url(#upright)', '#dddddd', 'url(#wide)', 'url(#broad)']
 
 
 def ratio_text(ratio):
@@ -164,6 +166,7 @@ class Picture:
         top = TOP
         for row, gap in zip(rows, gaps):
             top += self.panel(top, row) + gap
-        self.text(LEFT, height - 8, self.command, 10, 'start')
+        words = self.command if len(self.command) <= 140 else self.command[:139] + '…'
+        self.text(LEFT, height - 8, words, 10, 'start')
         self.add('</svg>')
         return '\n'.join(self.parts) + '\n'

@@ -103,7 +103,8 @@ def print_ratios(samples, reference):
         for contender in others:
             found = samples.ratio(workload, contender, reference)
             row.append(spread_text(found) if found else '-')
-        rows.append(row)
+        if any(cell != '-' for cell in row[1:]):  # not after an interrupt
+            rows.append(row)
     if rows:
         print_rows([f'ratio to {reference}', reference] + others, rows)
 

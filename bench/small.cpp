@@ -1,7 +1,7 @@
 // What does a small block cost?  The loops of loops.hpp on malloc and free.
 //
 //   small pair|batch|threadtest|mixed|larson [--threads N] [--size BYTES] [--size-max BYTES]
-//         [--count BLOCKS] [--operations PAIRS] [--order fifo|lifo]
+//         [--count BLOCKS] [--operations PAIRS] [--order fifo|lifo] [--warm-up PAIRS]
 
 #include "loops.hpp"
 

@@ -31,6 +31,21 @@ BTD_COLD void* malloc_slow(size_t size_bytes) {
   return next.malloc(size_bytes);
 }
 
+// Functions of their own, called last: malloc and free stay without a frame.
+[[gnu::noinline]] void* malloc_large(size_t size_bytes) {
+  void* block = arena.allocate_warm(*cache, size_bytes);
+  return block != nullptr ? block : malloc_slow(size_bytes);
+}
+
+[[gnu::noinline]] void free_remote(void* pointer, uint8_t* state, const Bin* bin) {
+  // A live block: there is no misuse, hence no caller, to tell of.
+  if (!cache->give_away(pointer, state, bin)) free_ours(pointer, nullptr);
+}
+
+[[gnu::noinline]] void free_large(void* pointer, const void* caller) {
+  if (!arena.free_warm(*cache, pointer)) free_ours(pointer, caller);
+}
+
 BTD_COLD void free_slow(void* pointer, const void* caller) {
   if (is_ours(pointer)) {
     free_ours(pointer, caller);
@@ -98,14 +113,17 @@ extern "C" {
 BTD_EXPORT BTD_HOT void* malloc(size_t size_bytes) noexcept {
   if (size_bytes < threshold) return next.malloc(size_bytes);
   if (size_bytes > kSmallBytesMax) [[unlikely]]
-    return malloc_slow(size_bytes);
+    return malloc_large(size_bytes);
   return cache->allocate(size_bytes, [=] { return malloc_slow(size_bytes); });
 }
 
 BTD_EXPORT BTD_HOT void free(void* pointer) noexcept {
   auto foreign = [=] { return next.free(pointer), true; };
-  if (!ThreadCache::free(pointer, arena.geometry(), cache, foreign)) [[unlikely]]
-    free_ours(pointer, BTD_CALLER);
+  auto remote = [=](uint8_t* state, const Bin* bin) {
+    return free_remote(pointer, state, bin), true;
+  };
+  if (!ThreadCache::free(pointer, arena.geometry(), cache, foreign, remote)) [[unlikely]]
+    free_large(pointer, BTD_CALLER);
 }
 
 BTD_EXPORT void* calloc(size_t count, size_t size_bytes) noexcept {

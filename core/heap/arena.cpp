@@ -460,7 +460,11 @@ void Arena::give_remote(void* const* blocks, uint32_t count) {
       locked = lock_owner(superblock);
       BTD_CHECK(locked != nullptr);  // a superblock with a block on its way home is not empty
     }
-    Heap::Given given = locked->give(superblock, blocks + i, count - i);
+    // Neighbours come home together; of mixed sizes each block is mostly alone.
+    bool is_alone = i + 1 == count || !superblock.contains(blocks[i + 1]);
+    Heap::Given given =
+        is_alone ? Heap::Given{1, locked->give(superblock, superblock.slot_of(blocks[i]))}
+                 : locked->give(superblock, blocks + i, count - i);
     if (given.is_spare) retire(superblock);
     i += given.count;
   }

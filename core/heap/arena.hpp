@@ -159,6 +159,11 @@ class Arena {
   // nullptr: the arena is full.  REQUIRES: alignment is a power of two.
   void* allocate(ThreadCache& cache, size_t size_bytes, size_t alignment, bool* is_zero);
 
+  // malloc and free of large blocks that the thread keeps warm, and of nothing else.  nullptr,
+  // false: nothing was done.  REQUIRES: size_bytes > kSmallBytesMax; not strict, or an empty cache.
+  void* allocate_warm(ThreadCache& cache, size_t size_bytes);
+  bool free_warm(ThreadCache& cache, void* pointer);
+
   // The two halves of allocate().  In between the block belongs to the caller; after a crash it is
   // free.
   Reservation reserve(ThreadCache& cache, size_t size_bytes, size_t alignment, bool* is_zero);
@@ -377,7 +382,7 @@ class Arena {
   void publish_shape(uint32_t frame, LargeShape shape);
   Reservation reserve_small(ThreadCache& cache, size_t size_bytes);
   Reservation reserve_large(size_t size_bytes, size_t alignment, bool* is_zero, ThreadCache* cache);
-  Reservation reserve_warm(ThreadCache& cache, size_t size_bytes);
+  uint32_t take_warm(ThreadCache& cache, size_t size_bytes);
   Reservation large_reservation(uint32_t frame) const;
   void keep_extent(ThreadCache* cache, uint32_t frame);
   bool grant_warm(uint32_t frame_count);

@@ -1,5 +1,6 @@
 // Blocks: malloc and free as the arena sees them, small and large, and the verdict on every
 // pointer.
+#include <bit>
 #include <cstring>
 
 #include "core/base/sys.hpp"
@@ -13,8 +14,8 @@ namespace btd {
 Arena::LargeShape Arena::shape_of(size_t size_bytes) const {
   uint64_t block_bytes = round_up(max<size_t>(size_bytes, 1), page_bytes_);
   auto frames = static_cast<uint32_t>(divide_up(block_bytes, kFrameBytes));
-  return {frames,
-          static_cast<uint8_t>((uint64_t{frames} * kFrameBytes - block_bytes) / page_bytes_)};
+  return {frames, static_cast<uint8_t>((uint64_t{frames} * kFrameBytes - block_bytes) >>
+                                       std::countr_zero(page_bytes_))};
 }
 
 void Arena::publish_shape(uint32_t frame, LargeShape shape) {
@@ -71,15 +72,23 @@ uint32_t Arena::try_reserve_large(LargeShape shape, size_t alignment, bool* is_z
   return extent.first_frame;
 }
 
-// A block that this thread freed lately and that has just the right length.
-Reservation Arena::reserve_warm(ThreadCache& cache, size_t size_bytes) {
-  if (size_bytes > data_bytes_) return {};
+// The first frame of a block that this thread freed lately and that has just the right length;
+// kNoIndex: it keeps none.
+inline uint32_t Arena::take_warm(ThreadCache& cache, size_t size_bytes) {
+  if (size_bytes > data_bytes_) return kNoIndex;
   LargeShape shape = shape_of(size_bytes);
   WarmExtent extent = cache.warm().take(shape.frame_count);
-  if (extent.frame_count == 0) return {};
-  if (frame_header(extent.first_frame)->descriptor.detail != shape.tail_pages)
+  if (extent.frame_count == 0) return kNoIndex;
+  if (frame_header(extent.first_frame)->descriptor.detail != shape.tail_pages) [[unlikely]]
     publish_shape(extent.first_frame, shape);
-  return large_reservation(extent.first_frame);
+  return extent.first_frame;
+}
+
+BTD_HOT void* Arena::allocate_warm(ThreadCache& cache, size_t size_bytes) {
+  uint32_t frame = take_warm(cache, size_bytes);
+  if (frame == kNoIndex) return nullptr;
+  publish(&frame_header(frame)->state, large_state(tag_));  // the commit
+  return frame_address(frame);
 }
 
 Reservation Arena::reserve(ThreadCache& cache, size_t size_bytes, size_t alignment, bool* is_zero) {
@@ -101,8 +110,8 @@ Reservation Arena::reserve(ThreadCache& cache, size_t size_bytes, size_t alignme
     }
   }
   if (alignment <= kFrameBytes) {
-    Reservation warm = reserve_warm(cache, size_bytes);
-    if (warm.block != nullptr) return warm;
+    uint32_t warm = take_warm(cache, size_bytes);
+    if (warm != kNoIndex) return large_reservation(warm);
   }
   return reserve_large(size_bytes, alignment, is_zero, &cache);
 }
@@ -211,6 +220,24 @@ Verdict Arena::free_orphan(Superblock& superblock, uint32_t slot) {
   }
   owner->lock().unlock();
   return verdict;
+}
+
+// An empty cache has no room, and none of the arena is looked at: in a child it may be missing.  A
+// rotation puts the low bits of a pointer that is no frame's on top: one comparison for both.
+BTD_HOT bool Arena::free_warm(ThreadCache& cache, void* pointer) {
+  if (!cache.warm().has_room(1)) return false;
+  uint64_t frame =
+      std::rotr(reinterpret_cast<uintptr_t>(pointer) - geometry_.coarse_base, kFrameShift);
+  if (frame >= std::atomic_ref(coarse_.frames_grown).load(std::memory_order_relaxed)) return false;
+  auto index = static_cast<uint32_t>(frame);
+  if (*superblock_index(index) != kLargeBlock) return false;
+  FrameHeader* media = frame_header(index);
+  if (media->state != large_state(tag_)) return false;
+  WarmExtent extent{index, media->descriptor.frame_count};
+  if (!cache.warm().has_room(extent.frame_count)) return false;
+  publish(&media->state, uint16_t{kStateFree});  // the commit
+  cache.warm().keep(extent);
+  return true;
 }
 
 // `cache`: may keep the extent; nullptr: it is released.

@@ -57,8 +57,10 @@ class Heap {
 
   // Returns a slot.  True: as is_spare.
   [[nodiscard]] bool give(Superblock& superblock, uint32_t slot) noexcept {
-    void* block = superblock.block(slot);
-    return give(superblock, &block, 1).is_spare;
+    if (!superblock.is_scanned) return false;
+    bool was_full = superblock.is_full();
+    superblock.mark_free(slot);
+    return (was_full || superblock.is_empty()) && settle(superblock, was_full);
   }
 
   Heap* next_idle = nullptr;  // protected by the orphan heap's lock

@@ -48,6 +48,11 @@ struct Superblock {
     return static_cast<uint32_t>(slot_at(info().reciprocal, offset_bytes));
   }
 
+  bool contains(const void* address) const {
+    return static_cast<size_t>(static_cast<const char*>(address) - data) <
+           size_t{info().frame_count} * kFrameBytes;
+  }
+
   bool is_full() const { return free_count == 0; }
   bool is_empty() const { return free_count == info().slot_count; }
 

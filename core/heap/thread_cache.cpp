@@ -12,7 +12,7 @@ void ThreadCache::init(Arena& arena, Heap& heap, uint8_t tag, CachedBlock* block
   blocks_ = blocks;
   for (size_t size_class = 0; size_class < kSizeClassCount; size_class++) {
     if (blocks != nullptr) reset_bin(size_class);
-    rows_[kOwner][size_class].cache = this;
+    rows_[kOwner][size_class].cache = blocks != nullptr ? this : nullptr;
   }
   tag_ = tag;
   remote_count_ = 0;

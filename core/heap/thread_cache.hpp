@@ -113,15 +113,17 @@ class ThreadCache {
   //
   // Rotations put a misaligned pointer's low bits on top, so that one comparison checks range and
   // alignment.  A pointer that is not of this arena, as most are where only large sizes are routed,
-  // is found out by the second: foreign() is called for it.
-  template <typename Foreign>
+  // is found out by the second: foreign() is called for it.  remote(state, bin) is called for one
+  // that is live in this epoch and belongs to another heap.
+  template <typename Foreign, typename Remote>
   BTD_ALWAYS_INLINE static bool free(void* pointer, const Geometry& geometry,
-                                     ThreadCache* const& mine, Foreign foreign) noexcept {
+                                     ThreadCache* const& mine, Foreign foreign,
+                                     Remote remote) noexcept {
     uint64_t granule =
         std::rotr(reinterpret_cast<uintptr_t>(pointer) - geometry.coarse_base, kCoarseShift);
     if (granule < geometry.coarse_granules) [[likely]] {
       return mine->take_back(pointer, geometry.coarse_states + granule, geometry.bins,
-                             granule >> (kFrameShift - kCoarseShift));
+                             granule >> (kFrameShift - kCoarseShift), remote);
     }
     hide_origin(granule);  // or the offset would be kept from before the rotation, at the cost of a
                            // move for every free
@@ -132,7 +134,12 @@ class ThreadCache {
     if (granule >= geometry.fine_granules) [[unlikely]]
       return false;
     return mine->take_back(pointer, geometry.fine_states + granule, geometry.fine_bins,
-                           granule >> (kFrameShift - kFineShift));
+                           granule >> (kFrameShift - kFineShift), remote);
+  }
+  template <typename Foreign>
+  BTD_ALWAYS_INLINE static bool free(void* pointer, const Geometry& geometry,
+                                     ThreadCache* const& mine, Foreign foreign) noexcept {
+    return free(pointer, geometry, mine, foreign, [](uint8_t*, const Bin*) { return false; });
   }
 
   // Set-up by Heap.  `blocks`: room for kBinBlocks; nullptr: the bins never hold any.
@@ -153,7 +160,17 @@ class ThreadCache {
   // Takes a block whose state is 0 already and which belongs to this heap.
   void keep(Superblock& superblock, void* block, uint8_t* state) noexcept;
 
-  // Takes a block of another heap, whose state is 0 already; it goes home with the next batch.
+  // Frees a block that free() found to be another heap's.  False: that heap is no thread's, nothing
+  // was done.
+  BTD_ALWAYS_INLINE bool give_away(void* pointer, uint8_t* state, const Bin* bin) noexcept {
+    if (bin[kOwner * kSizeClassCount].cache == nullptr) return false;
+    *state = 0;  // the commit
+    keep_remote(pointer);
+    return true;
+  }
+
+  // Takes a block of another heap, whose state is 0 already; it goes home with the next batch, to
+  // whoever has its superblock then.
   void keep_remote(void* block) noexcept;
 
   // Sends everything home.
@@ -177,7 +194,7 @@ class ThreadCache {
     kBegin,
     kEnd,    // grows from few to the capacity as the thread uses the class
     kOwner,  // constant, and rows away from kTop: others may look at it without disturbing this
-             // thread
+             // thread.  nullptr: the heap is no thread's, and takes its blocks under its lock
     kRowCount,
   };
 
@@ -190,13 +207,14 @@ class ThreadCache {
     return static_cast<uint32_t>(rows_[kEnd][size_class].block - rows_[kBegin][size_class].block);
   }
 
-  BTD_ALWAYS_INLINE bool take_back(void* pointer, uint8_t* state, Bin* const* bins,
-                                   uint64_t frame) noexcept {
+  template <typename Remote>
+  BTD_ALWAYS_INLINE bool take_back(void* pointer, uint8_t* state, Bin* const* bins, uint64_t frame,
+                                   Remote remote) noexcept {
     if (*state != tag_) [[unlikely]]
       return false;
     Bin* bin = bins[frame];
     if (bin[kOwner * kSizeClassCount].cache != this) [[unlikely]]
-      return false;
+      return remote(state, bin);
     CachedBlock* top = bin->block;
     if (top == bin[kEnd * kSizeClassCount].block) [[unlikely]]
       return false;

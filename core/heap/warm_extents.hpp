@@ -33,9 +33,13 @@ class WarmExtents {
     return {};
   }
 
+  bool has_room(uint32_t frame_count) const {
+    return count_ < kCountMax && frames_ + frame_count <= granted_;
+  }
+
   // Keeps the extent.  False: there is no room; grant() or take_oldest() makes some.
   bool keep(WarmExtent extent) noexcept {
-    if (count_ == kCountMax || frames_ + extent.frame_count > granted_) return false;
+    if (!has_room(extent.frame_count)) return false;
     extents_[count_++] = extent;
     frames_ += extent.frame_count;
     return true;

@@ -10,6 +10,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', '..', 'bench'))
 
 # pylint: disable=wrong-import-position
+import contenders
 import counters
 import goals
 import picture
@@ -70,9 +71,9 @@ class ReportTest(unittest.TestCase):
     def test_every_goal_names_what_exists(self):
         everything = {w.name for w in workloads.all_workloads()}
         groups = {w.group for w in workloads.all_workloads()}
-        for names, _, _ in goals.SINGLE:
+        for names, *_ in goals.SINGLE:
             self.assertLessEqual(set(names), everything)
-        for _, of, _, _, _ in goals.MEANS:
+        for _, of, *_ in goals.MEANS:
             self.assertLessEqual(set(of), groups)
         cases = {name for name, _, _ in counters.CASES}
         self.assertLessEqual({name for name, _ in goals.INSTRUCTIONS}, cases)
@@ -89,13 +90,55 @@ class ReportTest(unittest.TestCase):
         self.assertFalse(counters.is_locked('xchg   %ax,%ax'))
 
 
+class ContenderTest(unittest.TestCase):
+    def setUp(self):
+        self.all = {c.name: c for c in contenders.all_contenders('/lib/libbartender.so')}
+
+    def command(self, name, words, own=False):
+        return self.all[name].command(words.split(), '/d', own)
+
+    def test_preloaded_ones_run_all_but_what_they_replace(self):
+        self.assertEqual(self.command('glibc', 'small pair'), ['small', 'pair'])
+        self.assertEqual(self.command('bartender', 'nvm_malloc fastalloc 1 64')[0], 'nvm_malloc')
+        self.assertEqual(self.command('bartender-lazy', 'small pair'), ['small', 'pair'])
+        self.assertEqual(self.command('bartender-lazy', 'nvm_malloc fastalloc 1 64'),
+                         'nvm_bartender fastalloc 1 64 --durability lazy --arena /d/bench.arena'.split())
+
+    def test_others_run_their_own(self):
+        self.assertIsNone(self.command('bartender-process', 'small pair'))
+        self.assertIsNone(self.command('gc', 'large grow'))
+        self.assertEqual(self.command('pmemobj-tx', 'small pair --size 64'),
+                         'pmemobj pair --size 64 --mode tx --pool /d/pmemobj.pool'.split())
+
+    def test_own_workloads_are_only_for_those_with_a_program(self):
+        self.assertIsNone(self.command('bartender-lazy', 'collector list', True))
+        self.assertEqual(self.command('gc', 'collector list', True), ['gc_collector', 'list'])
+        self.assertEqual(self.command('bartender-strict', 'durable pair', True),
+                         'durable pair --level strict --directory /d'.split())
+        ran = {w.name: [n for n, c in self.all.items() if c.command(w.arguments(True), '/d', True)]
+               for w in workloads.all_workloads() if w.own}
+        self.assertEqual(ran['durable transaction'],
+                         ['bartender-process', 'bartender-lazy', 'bartender-strict', 'pmemobj-tx'])
+        self.assertTrue(all(len(names) > 1 for names in ran.values()), ran)
+
+    def test_every_base_is_a_contender(self):
+        for workload in workloads.all_workloads():
+            self.assertIn(workload.base, list(self.all) + [None], workload.name)
+            self.assertEqual(workload.base is not None, workload.only_persistent, workload.name)
+
+
 class PictureTest(unittest.TestCase):
+    def test_there_is_a_fill_for_every_contender(self):
+        names = [c.name for c in contenders.all_contenders('/lib/libbartender.so')]
+        drawn = picture.Picture('', 'glibc', [], names, {}, '')
+        self.assertEqual(len(set(drawn.fill.values())), len(names) - 1)
+
     def test_is_whole_and_stays_on_the_page(self):
         ratios = {f'workload {i}': {'a': 0.05 * (i + 1), 'bartender': 1000.0 / (i + 1)}
                   for i in range(40)}
         drawn = picture.Picture('a <title> & more', 'glibc',
                                 [('first', list(ratios)[:3]), ('second', list(ratios)[3:])],
-                                ['glibc', 'a', 'bartender'], ratios, 'scripts/bench').svg()
+                                ['glibc', 'a', 'bartender'], ratios, 'scripts/bench ' + 'x' * 500).svg()
         root = xml.etree.ElementTree.fromstring(drawn)
         width, height = float(root.get('width')), float(root.get('height'))
         words = []
@@ -106,6 +149,7 @@ class PictureTest(unittest.TestCase):
         for name in ratios:
             self.assertIn(name, words)
         self.assertEqual(words.count('1000'), 1)
+        self.assertLess(max(len(w) for w in words if w), 150)
 
 
 if __name__ == '__main__':

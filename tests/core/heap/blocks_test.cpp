@@ -288,6 +288,40 @@ BOOST_FIXTURE_TEST_CASE(large_block_kept_warm_is_free_until_it_is_allocated_agai
   }
 }
 
+BOOST_FIXTURE_TEST_CASE(short_way_of_large_blocks_takes_warm_ones_of_this_epoch_and_nothing_else,
+                        Fixture) {
+  char* old_block;
+  {
+    Life life(path);
+    old_block = life.allocate(64 * kKiB);
+  }
+  Life life(path);
+  Arena& arena = life.arena();
+  BOOST_TEST(!arena.free_warm(life.cache(), old_block));  // no room before the first free
+  BOOST_TEST(arena.allocate_warm(life.cache(), 64 * kKiB) == nullptr);
+  char* small = life.allocate(64);
+  char* first = life.allocate(64 * kKiB);
+  BOOST_TEST(arena.free(life.cache(), first) == Verdict::kGood);
+  BOOST_TEST(!arena.free_warm(life.cache(), first));  // twice
+  BOOST_TEST(arena.allocate_warm(life.cache(), 80 * kKiB) == nullptr);
+  BOOST_TEST(arena.allocate_warm(life.cache(), ~size_t{0}) == nullptr);
+  for (size_t size_bytes : {64 * kKiB, 64 * kKiB - 5000, 64 * kKiB}) {
+    BOOST_REQUIRE(arena.allocate_warm(life.cache(), size_bytes) == first);
+    BOOST_TEST(arena.usable_size(first) == round_up(size_bytes, 4096));
+    BOOST_TEST(arena.usage().live_large_blocks == 2u);
+    BOOST_TEST(arena.allocate_warm(life.cache(), size_bytes) == nullptr);
+    BOOST_TEST(!arena.free_warm(life.cache(), first + 16));
+    BOOST_TEST(!arena.free_warm(life.cache(), first + kFrameBytes));
+    BOOST_TEST(!arena.free_warm(life.cache(), first - kFrameBytes));
+    BOOST_TEST(!arena.free_warm(life.cache(), small));
+    BOOST_TEST(!arena.free_warm(life.cache(), old_block));  // another epoch's
+    BOOST_TEST(!arena.free_warm(life.cache(), nullptr));
+    BOOST_TEST(!arena.free_warm(life.cache(), reinterpret_cast<void*>(~uintptr_t{0})));
+    BOOST_REQUIRE(arena.free_warm(life.cache(), first));
+    BOOST_TEST(arena.usage().live_large_blocks == 1u);
+  }
+}
+
 BOOST_FIXTURE_TEST_CASE(frames_kept_warm_serve_a_small_block_when_nothing_else_is_left, Fixture) {
   Life life(path, 4 * kMiB);
   std::vector<char*> mine;

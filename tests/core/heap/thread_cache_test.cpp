@@ -115,6 +115,28 @@ BOOST_FIXTURE_TEST_CASE(blocks_freed_by_another_thread_come_home, Fixture) {
   BOOST_TEST(life.arena().usage().grown_bytes == grown);
 }
 
+// The short way: the state is freed at once, the block goes home with the batch.
+BOOST_FIXTURE_TEST_CASE(block_of_another_heap_is_given_away_unless_the_heap_is_no_threads,
+                        Fixture) {
+  Heap* other = life.arena().acquire_heap();
+  ThreadCache* mine = &life.cache();
+  char* block = static_cast<char*>(life.arena().allocate(other->cache(), 256, 16, nullptr));
+  char* kept = static_cast<char*>(life.arena().allocate(other->cache(), 256, 16, nullptr));
+  auto give_away = [&](char* pointer) {
+    return ThreadCache::free(
+        pointer, life.arena().geometry(), mine, [] { return false; },
+        [&](uint8_t* state, const Bin* bin) { return mine->give_away(pointer, state, bin); });
+  };
+  BOOST_TEST(give_away(block));
+  BOOST_TEST(state_of(block) == kStateFree);
+  BOOST_TEST(!give_away(block));
+  life.arena().release_heap(*other);  // its superblock is an orphan
+  BOOST_TEST(!give_away(kept));
+  BOOST_TEST(state_of(kept) == life.arena().tag());
+  BOOST_TEST(life.free(kept) == Verdict::kGood);
+  BOOST_TEST(life.arena().usage().live_blocks == 0u);
+}
+
 BOOST_FIXTURE_TEST_CASE(producer_and_consumer_do_not_grow_the_arena_beyond_what_is_in_flight,
                         Fixture) {
   // Hoard's blowup: the consumer's memory must return to the producer.

@@ -155,7 +155,10 @@ class Life {
   // As preload does it.
   Verdict free_by(ThreadCache& cache, void* pointer) {
     ThreadCache* mine = &cache;
-    bool is_freed = ThreadCache::free(pointer, arena_->geometry(), mine, [] { return false; });
+    bool is_freed = ThreadCache::free(
+        pointer, arena_->geometry(), mine, [] { return false; },
+        [&](uint8_t* state, const Bin* bin) { return cache.give_away(pointer, state, bin); });
+    if (!is_freed && !arena_->is_strict()) is_freed = arena_->free_warm(cache, pointer);
     return is_freed ? Verdict::kGood : arena_->free(cache, pointer);
   }
 
