@@ -6,7 +6,6 @@ node_test.py BARTENDERD BARTENDER [unittest arguments]
 Loopback only, ports that the kernel chooses, stores in a scratch directory.  BTD_SEED repeats a run.
 """
 
-import ctypes
 import json
 import os
 import random
@@ -25,49 +24,13 @@ import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import protocol  # noqa: E402
+from node_daemon import TIME_LIMIT_S, Daemon, die_with_parent  # noqa: E402
 from protocol import (CORRUPT, DEPTH, EXTENT_BYTES, FENCED, FORGET, GOOD, HELLO, LIST, NO_SPACE, NOT_FOUND, PROOF, READ, REFUSED, RELEASE, STALE,
                       STATUS, WRITE, Client, Closed, Goodbye, crc32c, message, write_body)  # noqa: E402
 
 BARTENDERD = BARTENDER = None
 KEY = bytes(range(32))
-TIME_LIMIT_S = 30
 SEED = int(os.environ.get("BTD_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
-
-
-def die_with_parent():
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
-class Daemon:
-    def __init__(self, *arguments):
-        self.process = subprocess.Popen([BARTENDERD, "--json", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        preexec_fn=die_with_parent)
-        ready, _, _ = select.select([self.process.stdout], [], [], TIME_LIMIT_S)
-        line = self.process.stdout.readline() if ready else b""
-        if not line:
-            self.process.kill()
-            raise AssertionError((self.process.communicate(), self.process.returncode))
-        self.state = json.loads(line)
-        self.port = int(self.state["address"].rsplit(":", 1)[1])
-        self.lines = []
-        self.collector = threading.Thread(target=self.collect, daemon=True)
-        self.collector.start()
-
-    def collect(self):
-        for line in self.process.stdout:
-            self.lines.append(json.loads(line))
-
-    def kill(self):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait(TIME_LIMIT_S)
-        self.collector.join(TIME_LIMIT_S)
-        self.process.stdout.close()
-        self.process.stderr.close()
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(TIME_LIMIT_S)
 
 
 class Case(unittest.TestCase):
@@ -86,7 +49,7 @@ class Case(unittest.TestCase):
         return ["--listen", listen, "--store", self.path(store), "--key-file", self.key_file, "--capacity", capacity, *more]
 
     def start(self, *more, **options):
-        daemon = Daemon(*self.arguments(*more, **options))
+        daemon = Daemon(BARTENDERD, *self.arguments(*more, **options))
         self.addCleanup(daemon.kill)
         return daemon
 
