@@ -1,6 +1,8 @@
 // What does the collector's mark cost an object?
 //
-//   collector list|shuffled|graph [--objects N] [--threads N] [--degree N] [--runs N] [--path FILE]
+//   collector list|shuffled|graph [--objects N] [--threads N] [--degree N] [--runs N] [--stack
+//   ENTRIES]
+//             [--path FILE]
 //
 // list: a linked list of 64 B objects, in the order of their allocation; shuffled: in random order;
 // graph: each object points to --degree (2..8)
@@ -106,6 +108,7 @@ int main(int argc, char** argv) {
   btd::GcImage image{&arena.header(), arena.mapping().address()};
   btd::MarkRequest how;
   how.threads = static_cast<uint32_t>(options.number("--threads", 1));
+  how.stack_entries = static_cast<uint32_t>(options.number("--stack", how.stack_entries));
   btd::MarkTotals totals{};
   uint64_t first_ns = 0, best_ns = ~uint64_t{0}, best_cpu_ns = ~uint64_t{0};
   for (uint64_t run = 0; run < options.number("--runs", 5); run++) {

@@ -381,7 +381,7 @@ void* btd_memset(void* destination, int byte, size_t n) {
 int btd_persist(const void* address, size_t n) {
   Cluster* cluster = cluster_of_range(address, n);
   if (cluster == nullptr) return -1;
-  cluster->arena().persist().persist(address, n);
+  cluster->persist(address, n);
   check_written(address, n, "btd_persist", BTD_CALLER);
   return 0;
 }
@@ -395,8 +395,8 @@ int btd_flush(const void* address, size_t n) {
 }
 
 void btd_drain(void) {
-  if (is_arena_open()) arena.persist().drain();
-  for_each_open_cluster([](Cluster& cluster) { cluster.arena().persist().drain(); });
+  if (is_arena_open()) drain_plain_stores(arena.deferred(), arena.persist());
+  for_each_open_cluster([](Cluster& cluster) { cluster.drain(); });
 }
 
 // --- Roots

@@ -1,10 +1,13 @@
 #include "preload/paranoid.hpp"
 
+#include <link.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <cstring>
 
+#include "core/api/modules.hpp"
 #include "core/api/paranoia.hpp"
 #include "core/base/sys.hpp"
 #include "core/base/units.hpp"
@@ -45,6 +48,71 @@ bool make_room() {
   return true;
 }
 
+// --- Modules
+
+struct ModuleSearch {
+  uintptr_t address;
+  ModuleRecord found;
+};
+
+void keep_path(ModuleRecord& record, const char* path, size_t length) {
+  size_t kept = min(length, sizeof(record.path) - 1);
+  std::memcpy(record.path, path + length - kept, kept);
+}
+
+// The note of a module that names its build.
+void keep_build_id(ModuleRecord& record, const char* notes, size_t size_bytes) {
+  for (size_t at = 0; at + sizeof(ElfW(Nhdr)) <= size_bytes;) {
+    ElfW(Nhdr) note;
+    std::memcpy(&note, notes + at, sizeof(note));
+    const char* name = notes + at + sizeof(note);
+    const char* id = name + round_up(note.n_namesz, 4u);
+    if (note.n_type == NT_GNU_BUILD_ID && note.n_namesz == 4 && std::memcmp(name, "GNU", 4) == 0) {
+      record.build_id_bytes = min<uint32_t>(note.n_descsz, sizeof(record.build_id));
+      std::memcpy(record.build_id, id, record.build_id_bytes);
+      return;
+    }
+    at += sizeof(note) + round_up(note.n_namesz, 4u) + round_up(note.n_descsz, 4u);
+  }
+}
+
+int look_at_module(dl_phdr_info* info, size_t, void* context) {
+  auto* search = static_cast<ModuleSearch*>(context);
+  ModuleRecord record{};
+  record.first = ~uint64_t{0};
+  for (int i = 0; i < info->dlpi_phnum; i++) {
+    const ElfW(Phdr)& header = info->dlpi_phdr[i];
+    uintptr_t at = info->dlpi_addr + header.p_vaddr;
+    if (header.p_type == PT_LOAD) {
+      record.first = min<uint64_t>(record.first, at);
+      record.end = max<uint64_t>(record.end, at + header.p_memsz);
+    } else if (header.p_type == PT_NOTE && record.build_id_bytes == 0) {
+      keep_build_id(record, reinterpret_cast<const char*>(at), header.p_memsz);
+    }
+  }
+  if (search->address < record.first || search->address >= record.end) return 0;
+  char path[4096];
+  if (info->dlpi_name != nullptr && info->dlpi_name[0] != '\0') {
+    keep_path(record, info->dlpi_name, std::strlen(info->dlpi_name));
+  } else if (ssize_t length = readlink("/proc/self/exe", path, sizeof(path)); length > 0) {
+    keep_path(record, path, static_cast<size_t>(length));
+  }
+  search->found = record;
+  return 1;
+}
+
+constinit Lock module_lock;
+
+// So that the tools can say what the word meant when this process is gone.
+void record_module_of(const VolatilePointer& pointer) {
+  Cluster* cluster = cluster_of(pointer.where);
+  ModuleSearch search{pointer.value, {}};
+  if (cluster == nullptr || dl_iterate_phdr(look_at_module, &search) == 0) return;
+  LockGuard guard(module_lock);
+  // Without room the pointer is told of all the same.
+  [[maybe_unused]] Error error = record_module(cluster->arena(), search.found);
+}
+
 void tell(const VolatilePointer& pointer, const char* function, const void* caller) {
   Line line;
   line.text(function).text(": the word at ").hex(reinterpret_cast<uintptr_t>(pointer.where));
@@ -83,7 +151,10 @@ void check_written(const void* address, size_t size_bytes, const char* function,
   if (!config.paranoid) return;
   VolatilePointer found[kTold];
   uint64_t count = volatile_map.find(address, size_bytes, is_persistent, found, kTold);
-  for (uint32_t i = 0; i < min<uint64_t>(count, kTold); i++) tell(found[i], function, caller);
+  for (uint32_t i = 0; i < min<uint64_t>(count, kTold); i++) {
+    tell(found[i], function, caller);
+    record_module_of(found[i]);
+  }
   if (count > kTold) {
     Line()
         .text(function)
@@ -98,6 +169,7 @@ void check_written(const void* address, size_t size_bytes, const char* function,
 
 void paranoid_after_fork_in_child() {
   volatile_map.reset_after_fork();
+  module_lock.reset();
   range_count = 0;
 }
 

@@ -1,6 +1,11 @@
 #include "tools/pointers.hpp"
 
+#include <elf.h>
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <cstring>
+#include <fstream>
 
 #include "tools/arena_file.hpp"
 #include "tools/mapped_arena.hpp"
@@ -19,10 +24,85 @@ const char* volatile_range_of(uint64_t value) {
   return nullptr;
 }
 
+namespace {
+
+struct Module {
+  ModuleRecord record;
+  std::string now;  // ", which ..."; "": it is as it was
+};
+
+// Of an ELF file, up to 20 bytes; "": it has none, or is none.
+std::string build_id_of(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  auto read = [&](uint64_t at, void* to, size_t size_bytes) {
+    file.seekg(static_cast<std::streamoff>(at));
+    file.read(static_cast<char*>(to), static_cast<std::streamsize>(size_bytes));
+    return file.good();
+  };
+  Elf64_Ehdr header;
+  if (!read(0, &header, sizeof(header)) || std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0)
+    return "";
+  for (int i = 0; i < header.e_phnum; i++) {
+    Elf64_Phdr segment;
+    if (!read(header.e_phoff + static_cast<uint64_t>(i) * sizeof(segment), &segment,
+              sizeof(segment)))
+      return "";
+    if (segment.p_type != PT_NOTE) continue;
+    std::string notes(std::min<uint64_t>(segment.p_filesz, 65536), '\0');
+    if (!read(segment.p_offset, notes.data(), notes.size())) return "";
+    for (size_t at = 0; at + sizeof(Elf64_Nhdr) <= notes.size();) {
+      Elf64_Nhdr note;
+      std::memcpy(&note, notes.data() + at, sizeof(note));
+      size_t name = at + sizeof(note);
+      size_t id = name + round_up(uint64_t{note.n_namesz}, uint64_t{4});
+      size_t next = id + round_up(uint64_t{note.n_descsz}, uint64_t{4});
+      if (next > notes.size()) break;
+      if (note.n_type == NT_GNU_BUILD_ID && note.n_namesz == 4)
+        return notes.substr(id, std::min<size_t>(note.n_descsz, sizeof(ModuleRecord::build_id)));
+      at = next;
+    }
+  }
+  return "";
+}
+
+// The modules that the paranoid setting saw pointers into.
+std::vector<Module> modules_of(const ArenaView& view) {
+  std::vector<Module> modules;
+  for (size_t i = 0; i < kModuleCount; i++) {
+    ModuleRecord record;
+    uint64_t offset = view.header().site_table_offset + kModulesAt + i * sizeof(record);
+    if (!view.read_file(offset, &record, sizeof(record)) || record.checksum != checksum_of(record))
+      break;
+    record.path[sizeof(record.path) - 1] = '\0';
+    std::string then(reinterpret_cast<const char*>(record.build_id),
+                     std::min<size_t>(record.build_id_bytes, sizeof(record.build_id)));
+    std::string now;
+    if (!std::ifstream(record.path)) {
+      now = ", which is not there now";
+    } else if (then.empty() || build_id_of(record.path) != then) {
+      now = then.empty() ? ", which has no build id" : ", which has another build id now";
+    }
+    modules.push_back({record, now});
+  }
+  return modules;
+}
+
+// The module that was mapped there last, with the offset in it; "": none.
+std::string place_of(const std::vector<Module>& modules, uint64_t value) {
+  for (auto at = modules.rbegin(); at != modules.rend(); ++at) {
+    if (value >= at->record.first && value < at->record.end)
+      return fmt::format("{}+{:#x}{}", at->record.path, value - at->record.first, at->now);
+  }
+  return "";
+}
+
+}  // namespace
+
 PointerReport find_volatile_pointers(const std::string& path, const ArenaView& view) {
   PointerReport report;
   Summary summary = summarize(view);
   MappedArena arena(path, view);
+  std::vector<Module> modules = modules_of(view);
   Marks marks;
   MarkTotals totals{};
   arena.mark(marks, totals, summary.live_blocks);
@@ -36,8 +116,10 @@ PointerReport find_volatile_pointers(const std::string& path, const ArenaView& v
       uint64_t value;
       std::memcpy(&value, marks.data(block.offset + at), sizeof(value));
       if (value >= base && value < end) continue;
-      const char* into = volatile_range_of(value);
-      if (into == nullptr) continue;
+      std::string into = place_of(modules, value);
+      if (const char* range = volatile_range_of(value); into.empty() && range != nullptr)
+        into = range;
+      if (into.empty()) continue;
       report.count++;
       if (report.pointers.size() < kPointersMax)
         report.pointers.push_back({block.offset, block.size_bytes, at, value, into});

@@ -15,7 +15,7 @@ struct VolatilePointer {
   uint64_t size_bytes;  // of the block
   uint64_t offset;      // of the word in the block
   uint64_t value;
-  const char* into;  // what such addresses usually are
+  std::string into;  // the module and the offset in it, or what such addresses usually are
 };
 
 struct PointerReport {

@@ -75,6 +75,12 @@ bool Cluster::fill_by_one_store(void* target, const void* source, int byte, size
   return true;
 }
 
+void Cluster::persist(const void* address, size_t size_bytes) {
+  persist_plain_stores(arena_->deferred(), arena_->persist(), address, size_bytes);
+}
+
+void Cluster::drain() { drain_plain_stores(arena_->deferred(), arena_->persist()); }
+
 // Few bytes wait in the log.  Many are kept a step at a time and changed in place: the log is as
 // long either way, but a step's old bytes are still in the CPU's cache when they are overwritten.
 Error Cluster::fill(const Change& change, void* target, const void* source, int byte,

@@ -48,6 +48,9 @@ class Cluster {
   Error fill(const Change& change, void* target, const void* source, int byte, size_t size_bytes);
   // The same without a transaction, by one store.  False: it cannot be one.
   bool fill_by_one_store(void* target, const void* source, int byte, size_t size_bytes);
+  // Makes the program's own stores durable: to the range, or all that it flushed.
+  void persist(const void* address, size_t size_bytes);
+  void drain();
 
   // ERRORS: kNoSpace; kInvalid: a word outside the arena, a pointer that is no live block; kBusy.
   Error set_word(const Change& change, void** where, void* value);

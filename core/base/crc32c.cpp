@@ -66,6 +66,23 @@ __attribute__((target("sse4.2"))) uint32_t by_instruction(const uint8_t* bytes, 
   return crc;
 }
 
+__attribute__((target("sse4.2"))) uint32_t copy_by_instruction(uint8_t* to, const uint8_t* from,
+                                                               size_t size_bytes, uint32_t crc) {
+  uint64_t wide = crc;
+  uint64_t word;
+  for (; size_bytes >= 8; size_bytes -= 8, from += 8, to += 8) {
+    std::memcpy(&word, from, sizeof(word));
+    wide = _mm_crc32_u64(wide, word);
+    std::memcpy(to, &word, sizeof(word));
+  }
+  if (size_bytes == 0) return static_cast<uint32_t>(wide);
+  word = 0;
+  std::memcpy(&word, from, size_bytes);
+  std::memcpy(to, &word, sizeof(word));
+  return by_instruction(reinterpret_cast<const uint8_t*>(&word), size_bytes,
+                        static_cast<uint32_t>(wide));
+}
+
 bool has_instruction() {
   unsigned eax, ebx, ecx, edx;
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_SSE4_2) != 0;
@@ -73,24 +90,52 @@ bool has_instruction() {
 
 // CPUID is slow in a virtual machine: asked once.  Threads that race get the same answer.
 std::atomic<uint8_t> instruction_state{0};  // 0: not asked; 1: there is none; 2: there is one
+
+bool is_instruction_there() {
+  uint8_t state = instruction_state.load(std::memory_order_relaxed);
+  if (state == 0) {
+    state = has_instruction() ? 2 : 1;
+    instruction_state.store(state, std::memory_order_relaxed);
+  }
+  return state == 2;
+}
 #endif
+
+uint32_t copy_by_tables(uint8_t* to, const uint8_t* from, size_t size_bytes, uint32_t crc) {
+  for (size_t done = 0; done < size_bytes; done += sizeof(uint64_t)) {
+    uint64_t word = 0;
+    size_t taken = size_bytes - done < sizeof(word) ? size_bytes - done : sizeof(word);
+    std::memcpy(&word, from + done, taken);
+    std::memcpy(to + done, &word, sizeof(word));
+    crc = by_tables(reinterpret_cast<const uint8_t*>(&word), taken, crc);
+  }
+  return crc;
+}
 
 }  // namespace
 
 uint32_t crc32c(const void* data, size_t size_bytes, uint32_t seed) noexcept {
   auto* bytes = static_cast<const uint8_t*>(data);
 #if defined(__x86_64__)
-  uint8_t state = instruction_state.load(std::memory_order_relaxed);
-  if (state == 0) {
-    state = has_instruction() ? 2 : 1;
-    instruction_state.store(state, std::memory_order_relaxed);
-  }
-  if (state == 2) return by_instruction(bytes, size_bytes, seed);
+  if (is_instruction_there()) return by_instruction(bytes, size_bytes, seed);
 #endif
   return by_tables(bytes, size_bytes, seed);
 }
 
+uint32_t copy_with_crc32c(void* to, const void* from, size_t size_bytes, uint32_t seed) noexcept {
+  auto* target = static_cast<uint8_t*>(to);
+  auto* bytes = static_cast<const uint8_t*>(from);
+#if defined(__x86_64__)
+  if (is_instruction_there()) return copy_by_instruction(target, bytes, size_bytes, seed);
+#endif
+  return copy_by_tables(target, bytes, size_bytes, seed);
+}
+
 namespace test_only {
+uint32_t copy_by_tables(void* to, const void* from, size_t size_bytes, uint32_t seed) noexcept {
+  return btd::copy_by_tables(static_cast<uint8_t*>(to), static_cast<const uint8_t*>(from),
+                             size_bytes, seed);
+}
 uint32_t crc32c_by_tables(const void* data, size_t size_bytes, uint32_t seed) noexcept {
   return by_tables(static_cast<const uint8_t*>(data), size_bytes, seed);
 }

@@ -11,4 +11,9 @@ namespace btd {
 // Thread safety: pure.  `seed`: the checksum of what comes before.
 uint32_t crc32c(const void* data, size_t size_bytes, uint32_t seed = 0) noexcept;
 
+// The same while it copies: each byte is read once, so the checksum is that of the copy whoever
+// writes to `from` meanwhile.  What `to` gets is written by words of 8 bytes; the last one is
+// padded with zeros, which the checksum does not cover.
+uint32_t copy_with_crc32c(void* to, const void* from, size_t size_bytes, uint32_t seed) noexcept;
+
 }  // namespace btd

@@ -18,9 +18,9 @@
 namespace btd {
 namespace {
 
-constexpr uint32_t kCandidates = 16;    // words under way to their state and mark
-constexpr uint32_t kScans = 16;         // blocks under way to the cache
-constexpr uint32_t kFewCandidates = 4;  // below, waiting for the mark first would leave memory idle
+constexpr uint32_t kScans = 32;        // blocks under way to the cache
+constexpr uint32_t kCandidates = 256;  // words whose block's state and mark are looked at together
+constexpr uint32_t kFewScans = 4;  // up to so many, a found block is fetched before it is looked at
 constexpr uint64_t kPieceBytes =
     4 * kKiB;  // as many words as a stack has room for, many times over
 constexpr uint32_t kShareEntries = 1024;
@@ -37,22 +37,6 @@ struct Work {
     return {offset | 1, reinterpret_cast<uintptr_t>(tracer)};
   }
   bool is_traced() const { return (at & 1) != 0; }
-};
-
-template <typename T, uint32_t kSize>
-class Ring {
-  static_assert((kSize & (kSize - 1)) == 0);
-
- public:
-  uint32_t count() const { return end_ - first_; }
-  bool is_full() const { return count() == kSize; }
-  void push(const T& item) { items_[end_++ % kSize] = item; }
-  T pop() { return items_[first_++ % kSize]; }
-
- private:
-  uint32_t first_ = 0;
-  uint32_t end_ = 0;
-  T items_[kSize];
 };
 
 void prefetch(const void* address) { __builtin_prefetch(address, 0, 3); }
@@ -132,8 +116,12 @@ class alignas(kCacheLineBytes) MarkWorker final : public GcVisitor {
     if (marks_.find(offset, block)) settle(block, nullptr);
   }
   void settle(const GcBlock& block, const GcTracer* tracer);
+  void tell_progress() {
+    share_.request.progress(share_.request.progress_context, blocks * share_.threads);
+  }
   void push(const GcBlock& block, const GcTracer* tracer);
-  void start_scan(const Work& work);
+  void settle_candidates();
+  void settle_without_branches();
   void seed_transactions();
   void seed_record(const LogRecord& record);
   void seed_own_blocks();
@@ -149,34 +137,36 @@ class alignas(kCacheLineBytes) MarkWorker final : public GcVisitor {
   uint64_t origin_;    // the address of data offset 0, as words have it
   uint64_t data_end_;  // words from here on point to no data
   bool is_shared_;
-  Ring<GcBlock, kCandidates> candidates_;
-  Ring<Work, kScans> scans_;
+  uint32_t scan_count_ = 0;
+  uint32_t candidate_count_ = 0;
+  Work scans_[kScans];
+  GcBlock candidates_[kCandidates];
 };
 
 // --- The loop
 // -----------------------------------------------------------------------------------------------------------
 
+// By turns: some blocks are fetched; then they are scanned, and the states and marks of what their
+// words point to are fetched; then those are looked at.  In each turn nothing depends on what
+// another step of it finds, so the CPU waits for many of them at once.
 void MarkWorker::drain() {
   for (;;) {
-    while (stack_count_ > 0 && !scans_.is_full()) start_scan(stack_[--stack_count_]);
-    if (scans_.is_full() || (scans_.count() > 0 && candidates_.count() == 0)) {
-      scan(scans_.pop());
-      if (is_shared_ && stack_count_ >= kShareLeast &&
-          share_.hungry.load(std::memory_order_relaxed) > 0)
-        share_half();
-    } else if (candidates_.count() > 0) {
-      settle(candidates_.pop(), nullptr);
-    } else {
-      return;
+    settle_candidates();
+    if (stack_count_ == 0) return;
+    scan_count_ = min(stack_count_, kScans);
+    stack_count_ -= scan_count_;
+    for (uint32_t i = 0; i < scan_count_; i++) {
+      scans_[i] = stack_[stack_count_ + scan_count_ - 1 - i];
+      const char* data = marks_.data(scans_[i].at & ~uint64_t{1});
+      prefetch(data);
+      if (!scans_[i].is_traced() && scans_[i].end - scans_[i].at > kCacheLineBytes)
+        prefetch(data + kCacheLineBytes);
     }
+    for (uint32_t i = 0; i < scan_count_; i++) scan(scans_[i]);
+    if (is_shared_ && stack_count_ >= kShareLeast &&
+        share_.hungry.load(std::memory_order_relaxed) > 0)
+      share_half();
   }
-}
-
-void MarkWorker::start_scan(const Work& work) {
-  const char* data = marks_.data(work.at & ~uint64_t{1});
-  prefetch(data);
-  if (!work.is_traced() && work.end - work.at > kCacheLineBytes) prefetch(data + kCacheLineBytes);
-  scans_.push(work);
 }
 
 void MarkWorker::scan(const Work& work) {
@@ -214,13 +204,49 @@ void MarkWorker::scan_words(uint64_t at, uint64_t end) {
     uint64_t offset = __atomic_load_n(word, __ATOMIC_RELAXED) - origin_;
     if (offset >= data_end_) [[likely]]
       continue;
-    GcBlock block;
-    if (!marks_.find(offset, block) || marks_.is_marked(block.bit)) continue;
-    if (candidates_.is_full()) settle(candidates_.pop(), nullptr);
+    if (candidate_count_ == kCandidates) settle_candidates();
+    GcBlock& block = candidates_[candidate_count_];
+    if (!marks_.find(offset, block)) continue;
+    candidate_count_++;
+    prefetch(marks_.mark_word(block.bit));
     if (block.state != nullptr) prefetch(block.state);
-    if (candidates_.count() + scans_.count() < kFewCandidates) prefetch(marks_.data(block.offset));
-    candidates_.push(block);
+    if (scan_count_ <= kFewScans) prefetch(marks_.data(block.offset));
   }
+}
+
+void MarkWorker::settle_candidates() {
+  if (is_shared_) {
+    for (uint32_t i = 0; i < candidate_count_; i++) settle(candidates_[i], nullptr);
+  } else {
+    settle_without_branches();
+  }
+  candidate_count_ = 0;
+}
+
+// Whether a block was reached before is a coin's toss: as a branch it would be guessed wrong, and
+// all that is under way be thrown away, for every other word.  REQUIRES: one thread marks.
+void MarkWorker::settle_without_branches() {
+  static const uint8_t always = kStateKept;
+  bool has_room = stack_capacity_ - stack_count_ >= candidate_count_;
+  uint64_t before = blocks;
+  for (uint32_t i = 0; i < candidate_count_; i++) {
+    const GcBlock& block = candidates_[i];
+    uint8_t state = *(block.state == nullptr ? &always : block.state);
+    uint64_t is_fresh = marks_.mark_if(block.bit, is_live(state));
+    blocks += is_fresh;
+    bytes += block.size_bytes & -is_fresh;
+    if (has_room) {
+      stack_[stack_count_] = {block.offset, block.offset + block.size_bytes};
+      stack_count_ += static_cast<uint32_t>(is_fresh);
+    } else {
+      marks_.postpone_if(block.bit, is_fresh);
+    }
+  }
+  if (!has_room && blocks != before) {
+    postponed += blocks - before;
+    marks_.note_postponed();
+  }
+  if (tells_progress_ && blocks / kProgressBlocks != before / kProgressBlocks) tell_progress();
 }
 
 void MarkWorker::trace(const Work& work) {
@@ -235,17 +261,14 @@ void MarkWorker::settle(const GcBlock& block, const GcTracer* tracer) {
   if (!Marks::is_block(block) || !marks_.mark(block.bit, is_shared_)) return;
   blocks++;
   bytes += block.size_bytes;
-  if (tells_progress_ && blocks % kProgressBlocks == 0)
-    share_.request.progress(share_.request.progress_context, blocks * share_.threads);
+  if (tells_progress_ && blocks % kProgressBlocks == 0) tell_progress();
   push(block, tracer);
 }
 
 void MarkWorker::push(const GcBlock& block, const GcTracer* tracer) {
   Work work = tracer != nullptr ? Work::traced(block.offset, tracer)
                                 : Work{block.offset, block.offset + block.size_bytes};
-  if (stack_count_ == 0 && !scans_.is_full()) {
-    start_scan(work);
-  } else if (stack_count_ < stack_capacity_) {
+  if (stack_count_ < stack_capacity_) {
     stack_[stack_count_++] = work;
   } else {
     // Its tracer is forgotten: it will be scanned word by word, which keeps no less.
@@ -379,7 +402,7 @@ void MarkWorker::seed_record(const LogRecord& record) {
         // A root's value counts from the start of the file.
         if (record.target < header.data_offset) word += header.base_address;
         if (word - origin_ < data_end_) reach(word - origin_);
-        if (candidates_.is_full() || at % kPieceBytes == 0) drain();
+        if (stack_count_ == stack_capacity_ || at % kPieceBytes == 0) drain();
       }
       return;
     }

@@ -4,11 +4,12 @@
 // that block; one past the end is in the next one.  As in Makalu (Bhandari et al., OOPSLA 2016),
 // whose mark phase this is to beat; but what waits is bounded here.
 //
-// What costs is waiting for memory, so words go through two short queues, each with a prefetch at
-// its entry: of words whose block's state and mark are looked at next, and of blocks that are
-// scanned next (Cher, Hosking and Vitek, "Software Prefetching for Mark-Sweep Garbage Collection",
-// ASPLOS 2004).  In a list nothing can be overlapped; there a block is fetched as soon as its
-// address is known, before its state and mark are.
+// What costs is waiting for memory, so it is done by turns of many blocks: they are fetched; then
+// their words are looked up, and the states and marks of what they point to fetched; then those are
+// looked at, without a branch, because a wrongly guessed one throws away what is under way (after
+// Cher, Hosking and Vitek, "Software Prefetching for Mark-Sweep Garbage Collection", ASPLOS 2004,
+// whose queue hands over one at a time).  In a list nothing can be overlapped; there a block is
+// fetched as soon as its address is known, before its state and mark are.
 //
 // Blocks to scan wait on a stack of fixed size.  When it is full they are postponed: a bit each,
 // looked for when all stacks are empty.  Long blocks are scanned by pieces, whose rest takes no new

@@ -95,9 +95,22 @@ class Marks {
   // True: it was not marked before.
   bool mark(uint64_t bit, bool is_shared) { return set(marks_, bit, is_shared); }
 
+  // The same if `condition`, without a branch: 1 or 0.  REQUIRES: no other thread marks.
+  uint64_t mark_if(uint64_t bit, bool condition) {
+    uint64_t& word = marks_[bit / 64];
+    uint64_t is_fresh = ~(word >> (bit % 64)) & static_cast<uint64_t>(condition);
+    word |= is_fresh << (bit % 64);
+    return is_fresh;
+  }
+  // note_postponed() comes after them.
+  void postpone_if(uint64_t bit, uint64_t condition) {
+    postponed_[bit / 64] |= condition << (bit % 64);
+  }
+  void note_postponed() { has_postponed_.store(true, std::memory_order_relaxed); }
+
   void postpone(uint64_t bit, bool is_shared) {
     set(postponed_, bit, is_shared);
-    has_postponed_.store(true, std::memory_order_relaxed);
+    note_postponed();
   }
   // Takes a postponed block, looking from *cursor on (a bit; it moves).  False: there is none up to
   // the end.  REQUIRES: no other thread postpones or takes.

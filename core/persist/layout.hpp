@@ -226,6 +226,32 @@ inline uint64_t root_head(const char (&name)[kRootNameMax + 1]) {
   return uint64_t{crc32c(name, sizeof(name))} << 32 | 1;
 }
 
+// --- Modules: 256 B each, the last 64 of the site table
+// -----------------------------------------------------------------------------------------------------
+//
+// What `paranoid` saw pointers into.  A record is in use when its checksum is stored, which comes
+// last; the first that is not in use ends the table.
+
+inline constexpr size_t kModuleCount = 64;
+
+struct ModuleRecord {
+  uint64_t first;  // addresses that it was mapped at: [first, end)
+  uint64_t end;
+  uint64_t epoch;           // of the process
+  uint32_t build_id_bytes;  // 0: it has none; of a longer one the first 20 bytes
+  uint8_t build_id[20];
+  char path[204];     // its end, if it is longer; padded with zeros
+  uint32_t checksum;  // crc32c of the 252 bytes above, inverted (so that zeros are no record)
+};
+static_assert(sizeof(ModuleRecord) == 256);
+static_assert(offsetof(ModuleRecord, checksum) == 252);
+static_assert(std::has_unique_object_representations_v<ModuleRecord>, "no hidden padding");
+inline constexpr size_t kModulesAt = kSiteTableBytes - kModuleCount * sizeof(ModuleRecord);
+
+inline uint32_t checksum_of(const ModuleRecord& record) {
+  return crc32c(&record, offsetof(ModuleRecord, checksum)) ^ 0xFFFFFFFF;
+}
+
 // --- Lanes: 16 KiB each, the log of one transaction at a time
 // ------------------------------------------------------
 //

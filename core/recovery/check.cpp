@@ -57,6 +57,19 @@ struct Checker {
     listener.found(Finding{fault, what, offset, size_bytes, frame});
   }
 
+  // A record whose checksum was never stored is a place that is not in use.
+  void check_modules(uint64_t offset) {
+    for (size_t i = 0; i < kModuleCount; i++, offset += sizeof(ModuleRecord)) {
+      ModuleRecord record;
+      if (!view.read_file(offset, &record, sizeof(record)))
+        report(Fault::kUnreadable, "cannot be read", offset, sizeof(record), kNoFrame);
+      if (record.checksum != 0 && record.checksum != checksum_of(record)) {
+        report(Fault::kReservedRegion, "the record of a module fails its check", offset,
+               sizeof(record), kNoFrame);
+      }
+    }
+  }
+
   // What must be zero.
   void check_reserved(uint64_t begin, uint64_t end) {
     uint8_t buffer[kWindowBytes];
@@ -289,7 +302,9 @@ void check_arena(const ArenaView& view, CheckListener& listener) {
   checker.check_reserved(2 * kArenaHeaderBytes, header.root_table_offset);
   checker.check_roots();
   checker.check_lanes();
-  checker.check_reserved(header.site_table_offset, header.frame_header_offset);
+  checker.check_reserved(header.site_table_offset, header.site_table_offset + kModulesAt);
+  checker.check_modules(header.site_table_offset + kModulesAt);
+  checker.check_reserved(header.site_table_offset + kSiteTableBytes, header.frame_header_offset);
   uint64_t total = 0;
   for (const ZoneFrames& zone : zones_of(header)) total += zone.grown;
   uint64_t done = 0;

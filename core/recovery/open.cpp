@@ -363,8 +363,11 @@ Error recover(const OpenRequest& request, const Mapping& mapping, Arena& arena, 
     if (Error error = open_far(request, arena, has_far_data, &why); error != Error::kNone)
       return error;
   }
-  // What a life of a lower level left is durable against the death of a process only.
-  if (static_cast<uint32_t>(request.durability) > view.header().durability)
+  // What a life of a lower level left is durable against the death of a process only; and so is
+  // what a kill left between a store and its flush.
+  bool is_crashed = view.header().state == static_cast<uint32_t>(ArenaState::kOpen);
+  if (request.durability != Durability::kProcess &&
+      (is_crashed || static_cast<uint32_t>(request.durability) > view.header().durability))
     arena.persist_metadata();
   // Transactions before the frames: their logs may lie in extents without a live block.
   Replayed replayed;

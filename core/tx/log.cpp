@@ -7,7 +7,7 @@ namespace btd {
 uint32_t checksum_of(const LogRecord& record, const void* payload, uint32_t chain) {
   uint32_t crc = crc32c(&record, offsetof(LogRecord, checksum), chain);
   crc = crc32c(payload, record.length_bytes, crc);
-  return crc == 0 ? 1 : crc;
+  return nonzero_checksum(crc);
 }
 
 bool is_in_data(const ArenaHeader& header, uint64_t offset, uint64_t size_bytes) {

@@ -41,14 +41,19 @@ inline const char* payload_of(const LogRecord* record) {
 }
 
 // REQUIRES: the record is of kAlloc or kFree, and has a whole payload.
-inline AllocPayload alloc_payload_of(const LogRecord* record) {
+inline AllocPayload alloc_payload_of(const char* payload_bytes) {
   AllocPayload payload;
-  std::memcpy(&payload, record + 1, sizeof(payload));
+  std::memcpy(&payload, payload_bytes, sizeof(payload));
   return payload;
+}
+inline AllocPayload alloc_payload_of(const LogRecord* record) {
+  return alloc_payload_of(payload_of(record));
 }
 
 inline uint32_t first_chain(uint64_t sequence) { return crc32c(&sequence, sizeof(sequence)); }
 
+// 0 is what was never written.
+constexpr uint32_t nonzero_checksum(uint32_t crc) { return crc == 0 ? 1 : crc; }
 // Of the record without its checksum and its payload, after a record with checksum `chain`.
 uint32_t checksum_of(const LogRecord& record, const void* payload, uint32_t chain);
 

@@ -93,8 +93,14 @@ Error replay_lanes(Arena& arena, Replayed& replayed) {
     if (!look_at(header, file, lane).is_good) return Error::kCorrupt;
   }
   for (uint32_t lane = 0; lane < header.lanes_grown; lane++) {
+    auto* word = &reinterpret_cast<LaneHeader*>(arena.lane(lane))->finished;
     Open open = look_at(header, file, lane);
-    if (open.last == 0) continue;
+    if (open.last == 0) {
+      // The last life may have ended before it flushed the end of its last transaction, and only
+      // the caches say that the lane is clean.
+      arena.persist().flush(word, sizeof(*word));
+      continue;
+    }
     LogReader reader(header, file, lane);
     uint64_t sequence = reader.sequence();
     // 1. The stores.  Cut here: all again, with the same outcome.
@@ -114,10 +120,11 @@ Error replay_lanes(Arena& arena, Replayed& replayed) {
     }
     arena.persist().drain();
     // 2. The end of the transaction.
-    auto* word = &reinterpret_cast<LaneHeader*>(arena.lane(lane))->finished;
     publish(word, finished_word(sequence, kLogFirstLine));
-    arena.persist().persist(word, sizeof(*word));
+    arena.persist().flush(word, sizeof(*word));
   }
+  // Before a word that one of the logs names is changed: a replay would bring it back.
+  if (header.lanes_grown > 0) arena.persist().drain();
   return Error::kNone;
 }
 

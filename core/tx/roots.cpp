@@ -45,19 +45,14 @@ uint32_t Roots::make(const char (&name)[kRootNameMax + 1]) {
   }
   if (!arena_->grow_roots(index + 1)) return kNone;
   Root* root = arena_->root(index);
-  Persist& persist = arena_->persist();
-  // 1. Nothing is in use here.
-  if (root->head != 0) {
-    publish<uint64_t>(&root->head, 0);
-    persist.persist(&root->head, sizeof(root->head));
-  }
-  // 2. The name, and no value.
+  // Name, value and head, in this order for a kill; for power loss the value and the head are in
+  // one line, and the name in another.  A head fits its own name alone: with some of the old name
+  // and some of the new one the place is not in use, and what is in use here has no value,
+  // whichever name it got.
   std::memcpy(root->name, name, sizeof(name));
   publish<uint64_t>(&root->value, 0);
-  persist.persist(root, sizeof(*root));
-  // 3. The head makes it a root, which is not set.
   publish(&root->head, root_head(name));
-  persist.persist(&root->head, sizeof(root->head));
+  arena_->persist().persist(root, sizeof(*root));
   hashes_[index] = hash_of(name);
   if (index == end_) end_++;
   return index;

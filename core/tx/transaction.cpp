@@ -14,6 +14,15 @@ constexpr size_t kExtentBytesMax = 4 * kMiB;
 // Always left in an area: a link, or a commit on a line of its own.
 constexpr size_t kTailBytes = 2 * kCacheLineBytes;
 
+// An AllocPayload, by words.
+struct AllocWords {
+  uint64_t words[3];
+  AllocWords(uint64_t block, uint64_t size_bytes, uint16_t live, uint16_t state_bytes)
+      : words{block, size_bytes, uint64_t{state_bytes} << 16 | live} {}
+};
+static_assert(sizeof(AllocWords) == sizeof(AllocPayload));
+static_assert(offsetof(AllocPayload, live) == 16 && offsetof(AllocPayload, state_bytes) == 18);
+
 // Other threads may read the word meanwhile: it is stored whole.
 void store(char* target, const void* bytes, size_t size_bytes) {
   if (size_bytes == sizeof(uint64_t) && reinterpret_cast<uintptr_t>(target) % 8 == 0) {
@@ -39,40 +48,38 @@ bool Transaction::start(Transactions& transactions, uint32_t lane) {
   lane_ = lane;
   is_durable_ = &arena.persist() != &process_persist();
   char* media = arena.lane(lane);
-  uint64_t finished = reinterpret_cast<LaneHeader*>(media)->finished;
-  sequence_ = sequence_of(finished) + 1;
+  if (finished_ == 0) finished_ = reinterpret_cast<LaneHeader*>(media)->finished;
+  sequence_ = sequence_of(finished_) + 1;
   chain_ = first_chain(sequence_);
   last_ = 0;
-  at_ = unflushed_ = media + line_of(finished) * kCacheLineBytes;
+  at_ = unflushed_ = media + line_of(finished_) * kCacheLineBytes;
   room_end_ = media + kLaneBytes;
   extent_ = nullptr;
   extent_bytes_ = 0;
   free_count_ = 0;
   next_range_ = 0;
   for (Range& range : ranges_) range = {};
+  note_count_ = 0;
   depth = 1;
   is_canceled = false;
   return true;
 }
 
 // The record is whole before the word that makes it valid: a kill in between leaves none.
+//
+// Everything is stored by words of 8 bytes and looked at by no larger ones: a load that needs two
+// stores waits until both have reached the cache, behind all that came before them.
 void Transaction::write_record(RecordKind kind, uint64_t target, const void* payload,
                                size_t length_bytes) {
-  LogRecord record{};
-  record.sequence = static_cast<uint32_t>(sequence_);
-  record.length_bytes = static_cast<uint32_t>(length_bytes);
-  record.target = target;
-  record.previous = last_;
-  record.kind = static_cast<uint32_t>(kind);
-  char* body = at_ + sizeof(record);
-  std::memcpy(body, payload, length_bytes);
-  std::memset(body + length_bytes, 0, record_bytes(length_bytes) - sizeof(record) - length_bytes);
-  record.checksum = checksum_of(record, body, chain_);
-  std::memcpy(at_, &record, offsetof(LogRecord, kind));
-  uint64_t last_word;
-  std::memcpy(&last_word, &record.kind, sizeof(last_word));
-  publish(reinterpret_cast<uint64_t*>(at_ + offsetof(LogRecord, kind)), last_word);
-  chain_ = record.checksum;
+  const uint64_t words[] = {uint64_t{length_bytes} << 32 | static_cast<uint32_t>(sequence_), target,
+                            last_, static_cast<uint64_t>(kind)};
+  static_assert(offsetof(LogRecord, kind) == sizeof(words) - sizeof(uint64_t));
+  auto* media = reinterpret_cast<uint64_t*>(at_);
+  for (size_t i = 0; i < 3; i++) media[i] = words[i];
+  uint32_t crc = crc32c(words, offsetof(LogRecord, checksum), chain_);
+  if (length_bytes > 0) crc = copy_with_crc32c(media + 4, payload, length_bytes, crc);
+  chain_ = nonzero_checksum(crc);
+  publish(media + 3, uint64_t{chain_} << 32 | words[3]);
   last_ = offset_of(at_);
   at_ += record_bytes(length_bytes);
 }
@@ -98,12 +105,16 @@ bool Transaction::make_room(size_t wanted_bytes) {
 Error Transaction::append(RecordKind kind, uint64_t target, const void* payload,
                           size_t length_bytes) {
   if (!make_room(record_bytes(length_bytes))) return Error::kNoSpace;
+  // Mostly it was flushed lately, and the commit will store to it.
+  if (is_durable_ && kind != RecordKind::kUndo) __builtin_prefetch(base_ + target, 1);
+  note(kind, target, payload, length_bytes);
   write_record(kind, target, payload, length_bytes);
   return Error::kNone;
 }
 
 Error Transaction::append_pieces(RecordKind kind, const void* target, const void* bytes,
                                  size_t size_bytes) {
+  if (size_bytes <= kPieceBytes) return append(kind, offset_of(target), bytes, size_bytes);
   for (size_t done = 0; done < size_bytes; done += kPieceBytes) {
     Error error = append(kind, offset_of(target) + done, static_cast<const char*>(bytes) + done,
                          min(kPieceBytes, size_bytes - done));
@@ -119,8 +130,10 @@ void Transaction::flush_log() {
 
 // Everything flushed so far, this lane's last end among it, is durable after this.
 void Transaction::drain_log() {
-  flush_log();
-  if (!arena_->deferred().settle(arena_->persist())) arena_->persist().drain();
+  if (!arena_->deferred().settle(arena_->persist(), [this] { flush_log(); })) {
+    flush_log();
+    arena_->persist().drain();
+  }
   fresh_line();
 }
 
@@ -130,16 +143,58 @@ void Transaction::fresh_line() {
   unflushed_ = at_;
 }
 
-// From the first record to the last, links left out.
+void Transaction::note(RecordKind kind, uint64_t target, const void* payload, size_t length_bytes) {
+  if (note_count_++ >= kNotes) return;
+  Note& note = notes_[note_count_ - 1];
+  note.target = target;
+  note.kind = kind;
+  note.length_bytes = static_cast<uint32_t>(length_bytes);
+  if (length_bytes == sizeof(AllocWords)) {
+    std::memcpy(note.bytes, payload, sizeof(AllocWords));
+  } else if (length_bytes == sizeof(uint64_t)) {
+    std::memcpy(note.bytes, payload, sizeof(uint64_t));
+  } else {
+    note.in_log = at_ + sizeof(LogRecord);
+  }
+}
+
+Transaction::Note Transaction::note_of(const LogRecord* record) {
+  Note note;
+  note.target = record->target;
+  note.kind = static_cast<RecordKind>(record->kind);
+  note.length_bytes = record->length_bytes;
+  if (note.is_short()) {
+    std::memcpy(note.bytes, record + 1, record->length_bytes);
+  } else {
+    note.in_log = payload_of(record);
+  }
+  return note;
+}
+
+// From the first record to the last, links left out.  REQUIRES: finish() was not called yet.
 template <typename Visit>
 void Transaction::for_each(Visit visit) const {
   uint64_t end = last_;  // visit() may write more
+  if (uint32_t count = note_count_; count <= kNotes) {
+    for (uint32_t i = 0; i < count; i++) visit(notes_[i]);
+    return;
+  }
   LogReader reader(arena_->header(), base_, lane_, true);
   while (const LogRecord* record = end == 0 ? nullptr : reader.next()) {
     bool is_last = reader.last() == end;
-    visit(record);
+    visit(note_of(record));
     if (is_last) break;
   }
+}
+
+// The other way round.
+template <typename Visit>
+void Transaction::for_each_back(Visit visit) const {
+  if (note_count_ <= kNotes) {
+    for (uint32_t i = note_count_; i-- > 0;) visit(notes_[i]);
+    return;
+  }
+  for (uint64_t at = last_; at != 0; at = record_at(at)->previous) visit(note_of(record_at(at)));
 }
 
 // --- What a transaction does
@@ -180,24 +235,18 @@ Error Transaction::write(void* target, const void* bytes, size_t size_bytes) {
 }
 
 uint64_t Transaction::read(const uint64_t* target) const {
-  for (uint64_t at = last_; at != 0; at = record_at(at)->previous) {
-    const LogRecord* record = record_at(at);
-    if (record->kind != static_cast<uint32_t>(RecordKind::kRedo) ||
-        record->target != offset_of(target) || record->length_bytes != sizeof(uint64_t))
-      continue;
-    uint64_t value;
-    std::memcpy(&value, record + 1, sizeof(value));
-    return value;
-  }
-  return *target;
+  uint64_t value = *target;
+  for_each([&](const Note& note) {
+    if (note.kind == RecordKind::kRedo && note.target == offset_of(target) &&
+        note.length_bytes == sizeof(value))
+      std::memcpy(&value, note.bytes, sizeof(value));
+  });
+  return value;
 }
 
 Error Transaction::adopt(const Reservation& reservation, size_t size_bytes) {
-  AllocPayload payload{};
-  payload.block = offset_of(reservation.block);
-  payload.size_bytes = size_bytes;
-  payload.live = reservation.live;
-  payload.state_bytes = reservation.state_bytes;
+  AllocWords payload(offset_of(reservation.block), size_bytes, reservation.live,
+                     reservation.state_bytes);
   Error error = append(RecordKind::kAlloc, offset_of(reservation.state), &payload, sizeof(payload));
   if (error == Error::kNone) note_range(reservation.block, size_bytes);
   return error;
@@ -212,30 +261,32 @@ void* Transaction::allocate(ThreadCache& cache, size_t size_bytes, size_t alignm
   return nullptr;
 }
 
-const LogRecord* Transaction::find_alloc(const void* pointer) const {
-  const LogRecord* found = nullptr;
-  for_each([&](const LogRecord* record) {
-    if (record->kind == static_cast<uint32_t>(RecordKind::kAlloc) &&
-        alloc_payload_of(record).block == offset_of(pointer))
-      found = record;
+bool Transaction::find_alloc(const void* pointer, Note& found) const {
+  bool is_found = false;
+  for_each([&](const Note& note) {
+    if (note.kind != RecordKind::kAlloc || alloc_payload_of(note.bytes).block != offset_of(pointer))
+      return;
+    found = note;
+    is_found = true;
   });
-  return found;
+  return is_found;
 }
 
 Error Transaction::free(void* pointer) {
-  AllocPayload payload{};
-  payload.block = offset_of(pointer);
   uint64_t state_offset;
+  uint16_t live = 0;
+  uint16_t state_bytes;
   Reservation found{};
+  Note allocated;
   if (!arena_->contains(pointer)) return Error::kInvalid;
   if (arena_->prepare_free(pointer, found) == Verdict::kGood) {
     state_offset = offset_of(found.state);
-    payload.live = found.live;
-    payload.state_bytes = found.state_bytes;
-  } else if (const LogRecord* record = find_alloc(pointer)) {
+    live = found.live;
+    state_bytes = found.state_bytes;
+  } else if (find_alloc(pointer, allocated)) {
     // Allocated by this transaction: it becomes live and free at the commit, in that order.
-    state_offset = record->target;
-    payload.state_bytes = alloc_payload_of(record).state_bytes;
+    state_offset = allocated.target;
+    state_bytes = alloc_payload_of(allocated.bytes).state_bytes;
   } else {
     return Error::kInvalid;
   }
@@ -247,6 +298,7 @@ Error Transaction::free(void* pointer) {
     transactions_->free_count_.fetch_add(1, std::memory_order_relaxed);
   }
   free_count_++;
+  AllocWords payload(offset_of(pointer), 0, live, state_bytes);
   Error error = append(RecordKind::kFree, state_offset, &payload, sizeof(payload));
   if (error == Error::kNone) return error;
   free_count_--;
@@ -260,13 +312,13 @@ Error Transaction::free(void* pointer) {
 // Whether the blocks to be freed are still live: a plain free() may have been faster.
 bool Transaction::are_frees_good() const {
   bool is_good = true;
-  for_each([&](const LogRecord* record) {
-    if (record->kind != static_cast<uint32_t>(RecordKind::kFree)) return;
-    AllocPayload payload = alloc_payload_of(record);
+  for_each([&](const Note& note) {
+    if (note.kind != RecordKind::kFree) return;
+    AllocPayload payload = alloc_payload_of(note.bytes);
     if (payload.live == 0) return;  // allocated by this transaction
-    uint16_t state = static_cast<uint8_t>(base_[record->target]);
+    uint16_t state = static_cast<uint8_t>(base_[note.target]);
     if (payload.state_bytes == sizeof(state))
-      std::memcpy(&state, base_ + record->target, sizeof(state));
+      std::memcpy(&state, base_ + note.target, sizeof(state));
     is_good = is_good && state == payload.live;
   });
   return is_good;
@@ -280,11 +332,11 @@ bool Transaction::flush_data() const {
     arena_->persist().flush(base_ + offset, size_bytes);
     is_any = true;
   };
-  for_each([&](const LogRecord* record) {
-    if (record->kind == static_cast<uint32_t>(RecordKind::kUndo)) {
-      flush(record->target, record->length_bytes);
-    } else if (record->kind == static_cast<uint32_t>(RecordKind::kAlloc)) {
-      AllocPayload payload = alloc_payload_of(record);
+  for_each([&](const Note& note) {
+    if (note.kind == RecordKind::kUndo) {
+      flush(note.target, note.length_bytes);
+    } else if (note.kind == RecordKind::kAlloc) {
+      AllocPayload payload = alloc_payload_of(note.bytes);
       flush(payload.block, payload.size_bytes);
     }
   });
@@ -293,15 +345,15 @@ bool Transaction::flush_data() const {
 
 void Transaction::apply() const {
   Persist& persist = arena_->persist();
-  for_each([&](const LogRecord* record) {
-    char* target = base_ + record->target;
-    auto kind = static_cast<RecordKind>(record->kind);
-    if (kind == RecordKind::kRedo) {
-      store(target, record + 1, record->length_bytes);
-      persist.flush(target, record->length_bytes);
-    } else if (kind == RecordKind::kAlloc || kind == RecordKind::kFree) {
-      AllocPayload payload = alloc_payload_of(record);
-      publish_state(target, payload.state_bytes, kind == RecordKind::kAlloc ? payload.live : 0);
+  for_each([&](const Note& note) {
+    char* target = base_ + note.target;
+    if (note.kind == RecordKind::kRedo) {
+      store(target, note.payload(), note.length_bytes);
+      persist.flush(target, note.length_bytes);
+    } else if (note.kind == RecordKind::kAlloc || note.kind == RecordKind::kFree) {
+      AllocPayload payload = alloc_payload_of(note.bytes);
+      bool is_live = note.kind == RecordKind::kAlloc;
+      publish_state(target, payload.state_bytes, is_live ? payload.live : 0);
       persist.flush(target, payload.state_bytes);
     }
   });
@@ -311,9 +363,9 @@ void Transaction::apply() const {
 // commit does.
 Error Transaction::keep_old() {
   Error error = Error::kNone;
-  for_each([&](const LogRecord* record) {
-    if (error != Error::kNone || record->kind != static_cast<uint32_t>(RecordKind::kRedo)) return;
-    error = append(RecordKind::kUndo, record->target, base_ + record->target, record->length_bytes);
+  for_each([&](const Note& note) {
+    if (error != Error::kNone || note.kind != RecordKind::kRedo) return;
+    error = append(RecordKind::kUndo, note.target, base_ + note.target, note.length_bytes);
   });
   return error;
 }
@@ -357,12 +409,11 @@ Error Transaction::commit(ThreadCache& cache) {
 
 // Puts the kept ranges back, the last first.
 void Transaction::restore() const {
-  for (uint64_t at = last_; at != 0; at = record_at(at)->previous) {
-    const LogRecord* record = record_at(at);
-    if (record->kind != static_cast<uint32_t>(RecordKind::kUndo)) continue;
-    store(base_ + record->target, record + 1, record->length_bytes);
-    arena_->persist().flush(base_ + record->target, record->length_bytes);
-  }
+  for_each_back([&](const Note& note) {
+    if (note.kind != RecordKind::kUndo) return;
+    store(base_ + note.target, note.payload(), note.length_bytes);
+    arena_->persist().flush(base_ + note.target, note.length_bytes);
+  });
 }
 
 void Transaction::abort(ThreadCache& cache) {
@@ -379,13 +430,13 @@ void Transaction::finish(ThreadCache& cache, bool is_committed) {
     fresh_line();
     uint64_t line =
         extent_ == nullptr ? (offset_of(at_) - offset_of(word)) / kCacheLineBytes : kLogFirstLine;
-    uint64_t value = finished_word(sequence_, line);
+    uint64_t value = finished_ = finished_word(sequence_, line);
     // The blocks are given back after this, and before anybody's use of them it is durable: malloc
     // settles.  So with an extent of the log, which anything may be made of.
     if (!is_durable_) {
       publish(word, value);
     } else {
-      arena_->deferred().defer(lane_, word, value, arena_->persist());
+      arena_->deferred().defer(lane_, word, value);
       if (extent_ != nullptr) arena_->deferred().settle(arena_->persist());
     }
     if (free_count_ > 0 || !is_committed)
@@ -397,12 +448,12 @@ void Transaction::finish(ThreadCache& cache, bool is_committed) {
 
 // Those that this transaction freed, or, if it was aborted, those that it allocated.
 void Transaction::give_blocks(ThreadCache& cache, RecordKind kind) {
-  for (uint64_t at = last_; at != 0; at = record_at(at)->previous) {
-    const LogRecord* record = record_at(at);
-    void* block = base_ + alloc_payload_of(record).block;
-    if (record->kind == static_cast<uint32_t>(RecordKind::kFree)) transactions_->forget_free(block);
-    if (record->kind == static_cast<uint32_t>(kind)) arena_->take_back(cache, block);
-  }
+  for_each_back([&](const Note& note) {
+    if (note.kind != RecordKind::kAlloc && note.kind != RecordKind::kFree) return;
+    void* block = base_ + alloc_payload_of(note.bytes).block;
+    if (note.kind == RecordKind::kFree) transactions_->forget_free(block);
+    if (note.kind == kind) arena_->take_back(cache, block);
+  });
 }
 
 void Transaction::release_extents() {
@@ -416,7 +467,10 @@ void Transaction::release_extents() {
 // --- Lanes
 // ---------------------------------------------------------------------------------------------------------------
 
-void Transactions::open(Arena& arena) { arena_ = &arena; }
+void Transactions::open(Arena& arena) {
+  arena_ = &arena;
+  for (Lane& lane : lanes_) lane.transaction.finished_ = 0;
+}
 
 Transaction* Transactions::begin() {
   uint32_t lane = 0;

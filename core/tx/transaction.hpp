@@ -74,6 +74,23 @@ class Transaction {
     uintptr_t first, end;
   };
   static constexpr uint32_t kRangesKept = 8;
+  // What a record says, for commit and abort: its line of the log has left the CPU's cache by then,
+  // and a look at it would wait for memory.
+  struct Note {
+    uint64_t target;
+    RecordKind kind;
+    uint32_t length_bytes;
+    union {
+      char bytes[sizeof(AllocPayload)];  // the payload, if it is short
+      const char* in_log;
+    };
+    // A word, or what a block's record says.
+    bool is_short() const {
+      return length_bytes == sizeof(uint64_t) || length_bytes == sizeof(AllocPayload);
+    }
+    const char* payload() const { return is_short() ? bytes : in_log; }
+  };
+  static constexpr uint32_t kNotes = 16;  // a transaction of more records reads its log
 
   [[nodiscard]] bool start(Transactions& transactions, uint32_t lane);
   Error append(RecordKind kind, uint64_t target, const void* payload, size_t length_bytes);
@@ -85,7 +102,9 @@ class Transaction {
   void fresh_line();
   bool covers(const void* address, size_t size_bytes) const;
   void note_range(const void* address, size_t size_bytes);
-  const LogRecord* find_alloc(const void* pointer) const;
+  void note(RecordKind kind, uint64_t target, const void* payload, size_t length_bytes);
+  static Note note_of(const LogRecord* record);
+  bool find_alloc(const void* pointer, Note& found) const;
   bool are_frees_good() const;
   bool flush_data() const;
   void apply() const;
@@ -103,6 +122,8 @@ class Transaction {
   }
   template <typename Visit>
   void for_each(Visit visit) const;
+  template <typename Visit>
+  void for_each_back(Visit visit) const;
 
   Arena* arena_ = nullptr;
   Transactions* transactions_ = nullptr;
@@ -120,6 +141,9 @@ class Transaction {
   uint32_t free_count_ = 0;
   uint32_t next_range_ = 0;
   Range ranges_[kRangesKept] = {};  // kept or allocated last: no need to keep them twice
+  uint32_t note_count_ = 0;         // records but links and the commit; notes of the first kNotes
+  Note notes_[kNotes] = {};
+  uint64_t finished_ = 0;  // the lane's word, whose line has left the cache; 0: look at it
 };
 
 // The lanes of an arena.

@@ -141,6 +141,28 @@ class Functions(Base):
         self.assertEqual(self.run_case('paranoid').reports(), [])
         self.assertEqual(self.run_case('paranoid_clean', PARANOID=1).reports(), [])
 
+    def test_modules_are_told_when_the_process_is_gone(self):
+        """By bartender check --pointers: the module, the offset in it, and whether it is still the same."""
+        program = os.path.join(self.directory, 'api_functions')
+        shutil.copy(self.program('functions'), program)
+        environment = self.environment(PARANOID=1)
+        environment['BTD_TEST_PROGRAM'] = program
+        self.good([program, 'paranoid_rooted'], environment)
+        arena, = (path for path in driver.arenas_in(self.directory) if path.endswith('.arena'))
+        offset = next(int(line.split()[0], 16) for line in subprocess.run(
+            ['nm', program], capture_output=True, text=True, check=True).stdout.splitlines()
+                      if re.search(r' [tT] .*8paranoidEv', line))
+
+        def told():
+            return self.good([TOOL, 'check', '--pointers', arena], environment).out
+
+        self.assertRegex(told(), rf'api_functions\+{offset:#x}\s')
+        self.assertIn('1 words in 1 blocks', told())
+        shutil.copy(TOOL, program)
+        self.assertRegex(told(), rf'api_functions\+{offset:#x}, which has another build id now')
+        os.unlink(program)
+        self.assertRegex(told(), rf'api_functions\+{offset:#x}, which is not there now')
+
     def test_double_free(self):
         outcome = self.run_case('double_free', -signal.SIGABRT)
         self.assertRegex(outcome.err, r'btd_free\(0x.*double free')

@@ -116,8 +116,8 @@ class Data(Case):
             self.start_node()
         self.check_churn()
         for node in self.nodes:
-            self.assertGreater(self.state_of(node)['operations']['writes'], 100)
-        self.assertGreater(sum(self.state_of(node)['operations']['reads'] for node in self.nodes), 100)
+            self.assertGreater(self.state_of(node)['writes'], 100)
+        self.assertGreater(sum(self.state_of(node)['reads'] for node in self.nodes), 100)
 
     def test_nothing_is_left_after_a_good_end(self):
         for _ in range(2):
@@ -139,7 +139,7 @@ class Data(Case):
         for _ in range(2):
             self.start_node()
         self.check_churn(SEAL_KEY_FILE=seal)
-        self.assertGreater(self.state_of(self.nodes[0])['operations']['writes'], 100)
+        self.assertGreater(self.state_of(self.nodes[0])['writes'], 100)
 
     def test_only_large_blocks(self):
         self.start_node()
@@ -148,7 +148,7 @@ class Data(Case):
     def test_near_enough_sends_nothing(self):
         self.start_node()
         self.check_churn(NEAR='1G')
-        self.assertEqual(self.state_of(self.nodes[0])['operations']['writes'], 0)
+        self.assertEqual(self.state_of(self.nodes[0])['writes'], 0)
 
 
 class Settings(Case):
@@ -234,7 +234,7 @@ class Deaths(Case):
                 self.nodes[index].kill()
                 self.await_true(lambda: self.grows(process), 'the program goes on')
                 self.start_node(index)
-                self.await_true(lambda index=index: self.state_of(self.nodes[index])['operations']['writes'] > 20, 'it is back')
+                self.await_true(lambda index=index: self.state_of(self.nodes[index])['writes'] > 20, 'it is back')
         self.assertIsNone(process.poll())
         process.kill()
         process.wait()

@@ -766,6 +766,13 @@ void paranoid() {
   CHECK(btd_persist(object, sizeof(*object)) == 0);
   std::printf("words at %p\n", static_cast<void*>(words));
 }
+void paranoid_rooted() {
+  auto* words = static_cast<void**>(btd_calloc(cluster(), 8, 8));
+  auto* function = &paranoid;
+  std::memcpy(&words[4], &function, sizeof(function));
+  CHECK(btd_persist(words, 64) == 0);
+  CHECK(btd_root_set(cluster(), "words", words) == 0);
+}
 void paranoid_clean() {
   auto* words = static_cast<uint64_t*>(btd_calloc(cluster(), 8, 8));
   words[0] = reinterpret_cast<uint64_t>(words);
@@ -807,6 +814,7 @@ constexpr Case kCases[] = {
     {"collector", collector},
     {"numbers", numbers},
     {"paranoid_clean", paranoid_clean},
+    {"paranoid_rooted", paranoid_rooted},
 };
 constexpr Case kHelpers[] = {
     {"expect_busy", expect_busy}, {"double_free", double_free}, {"paranoid", paranoid}};

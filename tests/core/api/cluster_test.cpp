@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "tests/core/support/counting_persist.hpp"
 #include "tests/core/support/scratch.hpp"
 
 namespace btd::test {
@@ -75,6 +76,38 @@ BOOST_FIXTURE_TEST_CASE(bytes_are_old_or_new, Fixture) {
   BOOST_TEST((change([&](const Change& one) {
                 return cluster->fill(one, &path, pattern.data(), 0, 8);
               }) == Error::kInvalid));
+}
+
+// A transaction's end is not durable when commit() returns.  A program that then stores to one of
+// its words and persists it must not get the transaction's bytes back.
+BOOST_FIXTURE_TEST_CASE(persist_and_drain_settle_what_transactions_deferred, Fixture) {
+  char* block = life->allocate(64);
+  CountingPersist counter;
+  Persist& real = life->arena().persist();
+  life->arena().set_persist(counter, counter);
+  auto end_of_lane = reinterpret_cast<uintptr_t>(life->arena().lane(0)) / kCacheLineBytes;
+  auto line = reinterpret_cast<uintptr_t>(block) / kCacheLineBytes;
+  for (bool is_persist : {true, false}) {
+    uint64_t value = 7;
+    BOOST_TEST((change([&](const Change& one) {
+                  return one.transaction.write(block, &value, sizeof(value));
+                }) == Error::kNone));
+    for (bool is_first : {true, false}) {
+      counter.reset();
+      std::memset(block, 1, 8);
+      if (is_persist) {
+        cluster->persist(block, 8);
+      } else {
+        counter.flush(block, 8);
+        cluster->drain();
+      }
+      std::vector<uintptr_t> lines{line};
+      if (is_first) lines.insert(is_persist ? lines.begin() : lines.end(), end_of_lane);
+      BOOST_TEST(counter.lines == lines);
+      BOOST_TEST(counter.drains == 1u);
+    }
+  }
+  life->arena().set_persist(real, real);
 }
 
 BOOST_FIXTURE_TEST_CASE(one_store_where_it_can_be_one, Fixture) {

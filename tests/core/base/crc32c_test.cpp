@@ -15,7 +15,8 @@ namespace btd {
 
 namespace test_only {
 uint32_t crc32c_by_tables(const void* data, size_t size_bytes, uint32_t seed) noexcept;
-}
+uint32_t copy_by_tables(void* to, const void* from, size_t size_bytes, uint32_t seed) noexcept;
+}  // namespace test_only
 
 namespace {
 
@@ -63,6 +64,22 @@ BOOST_AUTO_TEST_CASE(pieces_and_machines_without_the_instruction_agree) {
     BOOST_REQUIRE(crc32c(bytes.data() + cut, bytes.size() - cut, first) == whole);
     BOOST_REQUIRE(test_only::crc32c_by_tables(bytes.data(), cut, 7) ==
                   crc32c(bytes.data(), cut, 7));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_copy_is_whole_padded_with_zeros_and_has_the_checksum_of_its_source) {
+  std::mt19937_64 random(3);
+  std::vector<uint8_t> bytes(300);
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random());
+  for (auto* copy : {copy_with_crc32c, test_only::copy_by_tables}) {
+    for (size_t length = 1; length < 270; length++) {
+      std::vector<uint8_t> to(304, 0xEE);
+      const uint8_t* from = bytes.data() + length % 3;
+      BOOST_REQUIRE(copy(to.data(), from, length, 5) == crc32c(from, length, 5));
+      BOOST_REQUIRE(std::memcmp(to.data(), from, length) == 0);
+      size_t padded = (length + 7) / 8 * 8;
+      for (size_t i = length; i < to.size(); i++) BOOST_REQUIRE(to[i] == (i < padded ? 0 : 0xEE));
+    }
   }
 }
 

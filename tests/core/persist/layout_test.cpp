@@ -70,6 +70,12 @@ BOOST_AUTO_TEST_CASE(roots_and_log_records_are_where_the_format_says) {
   BOOST_TEST(offsetof(Root, value) == 72u);
   BOOST_TEST(kRootCount == 2048u);
   BOOST_TEST(kLaneCount == 64u);
+  BOOST_TEST(sizeof(ModuleRecord) == 256u);
+  BOOST_TEST(offsetof(ModuleRecord, build_id_bytes) == 24u);
+  BOOST_TEST(offsetof(ModuleRecord, build_id) == 28u);
+  BOOST_TEST(offsetof(ModuleRecord, path) == 48u);
+  BOOST_TEST(offsetof(ModuleRecord, checksum) == 252u);
+  BOOST_TEST(kModulesAt == kSiteTableBytes - 16384u);
   BOOST_TEST(sizeof(LogRecord) == 32u);
   BOOST_TEST(offsetof(LogRecord, length_bytes) == 4u);
   BOOST_TEST(offsetof(LogRecord, target) == 8u);

@@ -82,7 +82,7 @@ struct Fixture {
 BOOST_FIXTURE_TEST_CASE(reserved_regions_with_any_byte_are_reported, Fixture) {
   uint64_t regions[][2] = {{image.header.root_table_offset, kRootTableBytes},
                            {image.header.lane_table_offset, kLaneTableBytes},
-                           {image.header.site_table_offset, kSiteTableBytes}};
+                           {image.header.site_table_offset, kModulesAt}};
   for (auto [begin, size_bytes] : regions) {
     for (uint64_t at :
          {uint64_t{0}, uint64_t{1}, uint64_t{4095}, uint64_t{12345}, size_bytes - 1}) {
@@ -94,6 +94,25 @@ BOOST_FIXTURE_TEST_CASE(reserved_regions_with_any_byte_are_reported, Fixture) {
       image.set_byte(begin + at, 0);
     }
   }
+  BOOST_TEST(findings().empty());
+}
+
+BOOST_FIXTURE_TEST_CASE(every_byte_of_a_module_changed_is_reported, Fixture) {
+  ModuleRecord record{0x7000, 0x8000, 1, 20, {1, 2, 3}, "/usr/bin/made", 0};
+  record.checksum = checksum_of(record);
+  uint64_t begin = image.header.site_table_offset + kModulesAt;
+  auto* bytes = reinterpret_cast<const uint8_t*>(&record);
+  for (size_t at = 0; at < sizeof(record); at++) image.set_byte(begin + at, bytes[at]);
+  BOOST_TEST(findings().empty());
+  for (size_t at = 0; at < sizeof(record); at++) {
+    image.set_byte(begin + at, bytes[at] ^ 0x40);
+    std::vector<Finding> found = findings();
+    BOOST_REQUIRE_EQUAL(found.size(), 1u);
+    BOOST_TEST(found[0].offset == begin);
+    image.set_byte(begin + at, bytes[at]);
+  }
+  // Cut short before its last word: not in use.
+  for (size_t at = sizeof(record) - 8; at < sizeof(record); at++) image.set_byte(begin + at, 0);
   BOOST_TEST(findings().empty());
 }
 

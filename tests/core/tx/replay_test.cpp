@@ -104,5 +104,57 @@ BOOST_FIXTURE_TEST_CASE(log_that_names_something_else_is_refused, Fixture) {
   }
 }
 
+// A state is one of the grown part of its own zone: what lies behind it may be a hole, the states
+// of the other zone, or data.
+BOOST_FIXTURE_TEST_CASE(states_outside_of_the_grown_part_are_refused, Fixture) {
+  life.allocate(24);  // the fine zone is grown as well
+  Transaction* tx = transactions.begin();
+  Error error;
+  BOOST_REQUIRE(tx->allocate(life.cache(), 64, 16, nullptr, &error) != nullptr);
+  const ArenaHeader& header = life.arena().header();
+  BOOST_REQUIRE(header.fine_frames_grown > 0u);
+  uint64_t coarse_end = header.coarse_state_offset + header.coarse_frames_grown * 256u;
+  uint64_t fine_end = header.fine_state_offset + header.fine_frames_grown * 1024u;
+  uint64_t fine_heads = header.frame_header_offset + header.coarse_frame_count * 64u;
+  auto state_of = [](uint64_t head) { return head + offsetof(FrameHeader, state); };
+  struct {
+    uint64_t target;
+    uint16_t state_bytes;
+    bool is_good;
+  } cases[] = {
+      {header.coarse_state_offset, 1, true},
+      {header.coarse_state_offset - 1, 1, false},
+      {coarse_end - 1, 1, true},
+      {coarse_end, 1, false},
+      {header.fine_state_offset - 1, 1, false},
+      {fine_end - 1, 1, true},
+      {fine_end, 1, false},
+      {header.coarse_state_offset, 2, false},
+      {header.data_offset, 1, false},
+      {state_of(header.frame_header_offset + (header.coarse_frames_grown - 1) * 64u), 2, true},
+      {state_of(header.frame_header_offset + header.coarse_frames_grown * 64u), 2, false},
+      {state_of(header.frame_header_offset) + 2, 2, false},
+      {state_of(header.frame_header_offset), 1, false},
+      {state_of(fine_heads + (header.fine_frames_grown - 1) * 64u), 2, true},
+      {state_of(fine_heads + header.fine_frames_grown * 64u), 2, false},
+      {~uint64_t{0}, 1, false},
+  };
+  auto* record = reinterpret_cast<LogRecord*>(life.arena().lane(0) + kCacheLineBytes);
+  auto* payload = reinterpret_cast<AllocPayload*>(record + 1);
+  auto* finished = &reinterpret_cast<LaneHeader*>(life.arena().lane(0))->finished;
+  for (const auto& one : cases) {
+    BOOST_TEST_CONTEXT("target " << one.target << ", bytes " << one.state_bytes) {
+      *finished = 0;
+      record->target = one.target;
+      payload->state_bytes = one.state_bytes;
+      record->checksum = checksum_of(*record, payload, first_chain(1));
+      Replayed replayed;
+      Error expected = one.is_good ? Error::kNone : Error::kCorrupt;
+      BOOST_TEST((replay_lanes(life.arena(), replayed) == expected));
+      BOOST_TEST(replayed.aborted == (one.is_good ? 1u : 0u));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace btd::test

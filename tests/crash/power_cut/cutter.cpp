@@ -49,7 +49,7 @@ void Cutter::visit(const Event& event) {
 }
 
 bool Cutter::is_left_out(const Event& event) const {
-  return event.site == options_.without_site &&
+  return event.site < options_.without.size() && options_.without[event.site] &&
          (event.kind == EventKind::kFlush || event.kind == EventKind::kDrain);
 }
 
@@ -113,6 +113,7 @@ std::string Cutter::examine(Media& media, bool records) {
   std::strcpy(exam_.path, path.c_str());
   media.write(path);
   exam_.records = records;
+  exam_.becomes_strict = records ? ++recordings_ % 2 : exams_ % 2;
   exam_.exercises = ++exams_ % 8 == 0;
   count(tally_.images);
   return clerk_.examine();

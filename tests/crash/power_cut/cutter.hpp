@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 #include <unordered_set>
+#include <vector>
 
 #include "tests/crash/power_cut/clerk.hpp"
 #include "tests/crash/power_cut/media.hpp"
@@ -29,7 +30,7 @@ struct CutOptions {
   Media::Plan plan{64, 24, 0};
   uint64_t nested_period = 50;  // of so many recoveries one is cut in turn
   uint64_t only_cut = ~uint64_t{0};
-  uint32_t without_site = ~0u;  // this flush or drain is left out
+  std::vector<bool> without = {};  // by site: these flushes or drains are left out
   bool stops_at_violation = false;
   bool is_quiet = false;
 };
@@ -79,6 +80,7 @@ class Cutter {
   std::unordered_set<uint64_t> seen_;  // images of this program and call
   uint64_t cut_number_ = 0;
   uint64_t exams_ = 0;
+  uint64_t recordings_ = 0;
   uint64_t faults_ = 0;  // of this program
 };
 

@@ -71,28 +71,29 @@ class Examiner {
 
   bool open(Opened& opened, bool records) {
     static Nothing nothing;
+    bool has_states = exam_.is_strict || exam_.becomes_strict;
     Line why;
     OpenRequest request{.path = exam_.path,
                         .capacity_bytes = kCapacityBytesMin,
                         .on_restart = OnRestart::kKeep,
-                        .durability = exam_.is_strict ? Durability::kStrict : Durability::kLazy,
+                        .durability = has_states ? Durability::kStrict : Durability::kLazy,
                         .program = "exam"};
     Error error;
     if (records) {
       trace_.clear();
       SimPersist sim(exam_.path, opened.arena, trace_, sites_);
       request.structures = &sim;
-      request.states = exam_.is_strict ? static_cast<Persist*>(&sim) : &process_persist();
+      request.states = has_states ? static_cast<Persist*>(&sim) : &process_persist();
       sim.begin_call(0);
       error = open_arena(request, opened.arena, why);
       sim.end_call();
     } else {
       request.structures = &nothing;
-      request.states = exam_.is_strict ? static_cast<Persist*>(&nothing) : &process_persist();
+      request.states = has_states ? static_cast<Persist*>(&nothing) : &process_persist();
       error = open_arena(request, opened.arena, why);
     }
     opened.arena.set_persist(nothing,
-                             exam_.is_strict ? static_cast<Persist&>(nothing) : process_persist());
+                             has_states ? static_cast<Persist&>(nothing) : process_persist());
     if (error != Error::kNone) {
       std::snprintf(exam_.fault, sizeof(exam_.fault), "recovery refuses: %s", why.c_str());
       return false;
@@ -119,6 +120,7 @@ class Examiner {
       for (uint64_t frame = zone.first; frame < zone.end;) {
         Descriptor descriptor = headers[frame].descriptor;
         if (descriptor.frame_count == 0) {
+          if (!look_at_no_slots(opened, frame, zone.is_fine, zone.first)) return false;
           frame++;
           continue;
         }
@@ -129,6 +131,9 @@ class Examiner {
             return fail("two owners: frames %llu and %llu", frame, frame + inner);
         }
         if (descriptor.kind == static_cast<uint8_t>(ExtentKind::kLarge)) {
+          for (uint64_t inner = 0; inner < descriptor.frame_count; inner++) {
+            if (!look_at_no_slots(opened, frame + inner, zone.is_fine, zone.first)) return false;
+          }
           look_at_large(opened, headers[frame], frame);
         } else if (!look_at_superblock(opened, descriptor, frame, zone.is_fine, zone.first)) {
           return false;
@@ -142,6 +147,26 @@ class Examiner {
       return fail("frames leak: %llu in use, %llu bytes free, %llu grown", frames_used,
                   usage.free_bytes, usage.grown_bytes);
     return true;
+  }
+
+  // Whoever carves a superblock out of the frame takes its states to be free.
+  bool look_at_no_slots(Opened& opened, uint64_t frame, bool is_fine, uint64_t zone_first) {
+    const uint8_t* states = states_of(opened, frame, is_fine, zone_first);
+    for (uint64_t granule = 0; granule < (is_fine ? kFineStatesPerFrame : kCoarseStatesPerFrame);
+         granule++) {
+      if (states[granule] != kStateFree)
+        return fail("a state in frame %llu, which is in no superblock: granule %llu", frame,
+                    granule);
+    }
+    return true;
+  }
+
+  static const uint8_t* states_of(Opened& opened, uint64_t frame, bool is_fine,
+                                  uint64_t zone_first) {
+    const ArenaHeader& header = opened.arena.header();
+    uint64_t offset = is_fine ? header.fine_state_offset : header.coarse_state_offset;
+    return reinterpret_cast<const uint8_t*>(opened.arena.mapping().address(offset)) +
+           (frame - zone_first) * (is_fine ? kFineStatesPerFrame : kCoarseStatesPerFrame);
   }
 
   void look_at_large(Opened& opened, const FrameHeader& head, uint64_t frame) {
@@ -159,9 +184,7 @@ class Examiner {
     if (info.is_fine != is_fine || info.frame_count != descriptor.frame_count)
       return fail("the superblock at frame %llu is of a class of another zone or size", frame);
     uint64_t per_frame = is_fine ? kFineStatesPerFrame : kCoarseStatesPerFrame;
-    auto* states = reinterpret_cast<const uint8_t*>(opened.arena.mapping().address(
-                       is_fine ? header.fine_state_offset : header.coarse_state_offset)) +
-                   (frame - zone_first) * per_frame;
+    const uint8_t* states = states_of(opened, frame, is_fine, zone_first);
     for (uint64_t granule = 0; granule < descriptor.frame_count * per_frame; granule++) {
       if (states[granule] == kStateFree) continue;
       uint64_t slot = granule / info.granules;

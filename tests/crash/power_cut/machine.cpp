@@ -19,7 +19,7 @@ void Machine::make(const Call& call, uint16_t number) {
   sim_.begin_call(number);
   switch (call.op) {
     case Op::kOpen:
-      open();
+      open(call.a != 0);
       break;
     case Op::kReopen:
       reopen();
@@ -43,7 +43,6 @@ void Machine::make(const Call& call, uint16_t number) {
     case Op::kThread:
       thread_ = call.a % kThreads;
       sim_.as_thread(static_cast<uint8_t>(thread_));
-      has_threads_ = true;
       if (heaps_[thread_] == nullptr) heaps_[thread_] = arena_.acquire_heap();
       break;
     case Op::kRootSet:
@@ -129,22 +128,29 @@ void Machine::reopen() {
   thread_ = 0;
   sim_.as_thread(0);
   heaps_[1] = nullptr;
-  open();
+  bool was_process = was_process_;
+  open(false);
+  // What the program itself stored in a life of a lower level, it has to flush.
+  if (was_process) sim_.persist(anchor_, kAnchorBytes);
 }
 
-void Machine::open() {
+void Machine::open(bool is_process) {
   Line why;
+  bool has_states = program_.is_strict && !is_process;
   Error error =
       open_arena({.path = path_.c_str(),
                   .capacity_bytes = kCapacityBytesMin,
                   .on_restart = OnRestart::kKeep,
-                  .durability = program_.is_strict ? Durability::kStrict : Durability::kLazy,
+                  .durability = is_process           ? Durability::kProcess
+                                : program_.is_strict ? Durability::kStrict
+                                                     : Durability::kLazy,
                   .program = "power_cut",
-                  .structures = &sim_,
-                  .states = program_.is_strict ? static_cast<Persist*>(&sim_) : &process_persist()},
+                  .structures = is_process ? &process_persist() : static_cast<Persist*>(&sim_),
+                  .states = has_states ? static_cast<Persist*>(&sim_) : &process_persist()},
                  arena_, why);
   if (error != Error::kNone) std::fprintf(stderr, "%s\n", why.c_str());
   must(error);
+  was_process_ = is_process;
   roots_.open(arena_);
   transactions_.open(arena_);
   heaps_[0] = arena_.acquire_heap();
@@ -438,13 +444,12 @@ void Machine::store() {
   uint32_t next = next_data_[thread_];
   uint64_t* word = data(next == 0 ? 0 : next - 1);
   if (open_[0].transaction != nullptr || open_[1].transaction != nullptr) return;
-  if (has_threads_) arena_.deferred().settle(sim_);
   uint64_t value = fresh_value();
   told_.insert(word);
   sim_.effect(EventKind::kMayWords, 0, 0);
   word_effect(word, value);
   *word = value;
-  sim_.persist(word, sizeof(*word));
+  persist_plain_stores(arena_.deferred(), sim_, word, sizeof(*word));
 }
 
 void run_program(const Program& program, const std::string& path, Trace& trace, Sites& sites) {

@@ -37,7 +37,7 @@ class Machine {
     uint32_t data_words = 0;  // a transaction changes no word twice
   };
 
-  void open();
+  void open(bool is_process);
   void reopen();
   void anchor(bool is_root);
   void allocate(uint32_t size_bytes);
@@ -94,9 +94,9 @@ class Machine {
   Open open_[kThreads];
   uint64_t value_ = 0;
   uint64_t life_ = 0;
+  bool was_process_ = false;  // the level of this life
   uint32_t next_data_[kThreads] = {};
   std::set<uint64_t*> told_;
-  bool has_threads_ = false;
 };
 
 }  // namespace btd::test

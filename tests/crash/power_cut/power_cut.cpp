@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -44,6 +45,8 @@ struct Options {
 };
 
 constexpr uint32_t kRandomCalls = 24;
+
+bool is_same(const Call& one, const Call& other) { return one.op == other.op && one.a == other.a; }
 
 // The names of programs: "s/3.14" strict, calls 3 and 14 of the alphabet; "lr/17" lazy, random 17;
 // "s/new" the making of an arena; "s/script 1"; "s/wrong 2".
@@ -77,8 +80,18 @@ std::optional<Program> program_of(const std::string& name, uint64_t seed) {
     uint64_t index = std::strtoull(rest.c_str() + 7, nullptr, 10);
     auto all = scripts(program.is_strict);
     if (index >= all.size()) return {};
+    if (all[index][0].op == Op::kOpen) {  // all of it, cut in its second life
+      program.calls = all[index];
+      while (program.calls[program.first_cut++].op != Op::kReopen) continue;
+      return program;
+    }
     program.calls.insert(program.calls.end(), all[index].begin(), all[index].end());
     program.first_cut = all[index][0].op == Op::kFillRoots ? 5 : 3;
+    // Many of the same are made to be there.
+    if (all[index].size() > 3 &&
+        std::equal(all[index].begin(), all[index].begin() + 3, all[index].begin() + 1, is_same)) {
+      while (is_same(program.calls[program.first_cut], all[index][0])) program.first_cut++;
+    }
     return program;
   }
   // Something to free, to set a root to, to resize; a filled slot.
@@ -332,20 +345,30 @@ int Suite::run_without() {
   std::fflush(stdout);
   is_good = is_good && tally_->violations == 0;
 
-  std::vector<SiteName> sites_names = names_of(*sites);
+  // One line of the source may be several places in the program: they go together.
+  std::vector<SiteName> site_names = names_of(*sites);
+  std::map<std::string, std::vector<uint32_t>> places;
+  for (uint32_t site = 0; site < sites->count; site++) {
+    const SiteName& name = site_names[site];
+    bool is_asked = options_.without == nullptr || name.name == options_.without;
+    if (name.is_core && is_asked) places[name.name].push_back(site);
+  }
   options.stops_at_violation = options_.without == nullptr;
   is_good = in_jobs([&](Desk& desk, unsigned job) {
-              for (uint32_t site = job; site < sites->count; site += options_.jobs) {
-                bool is_asked =
-                    options_.without == nullptr || sites_names[site].name == options_.without;
-                if (!sites_names[site].is_core || !is_asked) continue;
-                options.without_site = site;
-                for (size_t i = 0; i < names.size() && misses[site] == 0; i++) {
-                  if (visits[i * Sites::kMax + site] && !make(desk, names[i], options))
-                    misses[site] = 1;
+              unsigned turn = 0;
+              for (const auto& [name, alike] : places) {
+                if (turn++ % options_.jobs != job) continue;
+                options.without.assign(Sites::kMax, false);
+                for (uint32_t site : alike) options.without[site] = true;
+                uint32_t& missed = misses[alike[0]];
+                for (size_t i = 0; i < names.size() && missed == 0; i++) {
+                  bool is_come_by = std::any_of(alike.begin(), alike.end(), [&](uint32_t site) {
+                    return visits[i * Sites::kMax + site] != 0;
+                  });
+                  if (is_come_by && !make(desk, names[i], options)) missed = 1;
                 }
-                std::printf("without %s: %s\n", sites_names[site].name.c_str(),
-                            misses[site] ? "violations" : "nothing is noticed");
+                std::printf("without %s: %s\n", name.c_str(),
+                            missed ? "violations" : "nothing is noticed");
                 std::fflush(stdout);
               }
             }) &&
@@ -355,19 +378,19 @@ int Suite::run_without() {
   if (options_.allowed != nullptr) allowed = read_allowed(options_.allowed);
   int passed = 0;
   int failed = !is_good;
-  for (uint32_t site = 0; site < sites->count; site++) {
-    const SiteName& name = sites_names[site];
-    if (!name.is_core || (options_.without != nullptr && name.name != options_.without)) continue;
-    bool is_allowed = allowed.contains(name.name);
-    const char* verdict = misses[site] ? (is_allowed ? "missed, but allowed" : "missed")
+  for (const auto& [name, alike] : places) {
+    bool is_missed = misses[alike[0]] != 0;
+    bool is_allowed = allowed.contains(name);
+    const char* verdict = is_missed    ? (is_allowed ? "missed, but allowed" : "missed")
                           : is_allowed ? "not missed, allowed"
                                        : "NOT MISSED";
     // An allowance that is not needed is a mistake, too.
-    bool is_passed = (misses[site] != 0) != is_allowed;
+    bool is_passed = is_missed != is_allowed;
     (is_passed ? passed : failed)++;
-    std::printf("%-50s %-20s %s%s%s\n", name.name.c_str(), verdict, name.location.c_str(),
-                is_allowed ? ": " : "", is_allowed ? allowed[name.name].c_str() : "");
-    allowed.erase(name.name);
+    std::printf("%-50s %-20s %s%s%s\n", name.c_str(), verdict,
+                site_names[alike[0]].location.c_str(), is_allowed ? ": " : "",
+                is_allowed ? allowed[name].c_str() : "");
+    allowed.erase(name);
   }
   for (const auto& [name, reason] : allowed) {
     std::printf("%-50s not come by, but allowed\n", name.c_str());

@@ -16,7 +16,7 @@
 namespace btd::test {
 
 enum class Op : uint8_t {
-  kOpen,        // makes the arena, or recovers what the last life left
+  kOpen,        // makes the arena, or recovers what the last life left; a: 1: in `process`
   kReopen,      // the process dies, and the next one recovers
   kAnchor,      // a: 0: the anchor, 1: its root
   kMalloc,      // a: bytes

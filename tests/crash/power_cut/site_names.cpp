@@ -3,10 +3,11 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
-#include <numeric>
+#include <iterator>
+#include <set>
 
 namespace btd::test {
 namespace {
@@ -55,21 +56,25 @@ SiteName look_up(uint64_t address) {
   return found;
 }
 
+int line_of(const SiteName& name) {
+  size_t colon = name.location.rfind(':');
+  return colon == std::string::npos ? 0 : std::atoi(name.location.c_str() + colon + 1);
+}
+
 }  // namespace
 
 std::vector<SiteName> names_of(const Sites& sites) {
   std::vector<SiteName> names(sites.count);
-  std::vector<uint32_t> by_address(sites.count);
-  std::iota(by_address.begin(), by_address.end(), 0);
-  std::sort(by_address.begin(), by_address.end(), [&](uint32_t a, uint32_t b) {
-    return sites.sites[a].address < sites.sites[b].address;
-  });
-  std::map<std::string, int> numbers;
-  for (uint32_t i : by_address) {
+  std::map<std::string, std::set<int>> lines;  // of each function's flushes, and of its drains
+  for (uint32_t i = 0; i < sites.count; i++) {
     names[i] = look_up(sites.sites[i].address);
     names[i].name += sites.sites[i].is_drain ? " drain" : " flush";
-    std::string number = std::to_string(++numbers[names[i].name]);
-    names[i].name.append(" ").append(number);
+    lines[names[i].name].insert(line_of(names[i]));
+  }
+  for (SiteName& name : names) {
+    const std::set<int>& all = lines[name.name];
+    auto before = std::distance(all.begin(), all.find(line_of(name)));
+    name.name.append(" ").append(std::to_string(before + 1));
   }
   return names;
 }

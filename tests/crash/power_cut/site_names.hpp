@@ -1,5 +1,6 @@
 // Names for the places in the code that flush or drain: function, kind, and number within the
-// function.
+// function, by lines of the source.  So neither an edit elsewhere nor the compiler's order of
+// things changes a name; what it made of one line has one.
 #pragma once
 
 #include <map>

@@ -54,12 +54,13 @@ struct World {
 // What the harness asks of a clean process, in memory shared with it.
 struct Exam {
   char path[200];
-  uint32_t is_strict;    // durability of the arena
-  uint32_t records;      // write down the recovery
-  uint32_t exercises;    // allocate in the recovered arena
-  uint32_t world_count;  // 1 or 2
-  uint32_t matched;      // answer: bit i: worlds[i] is what was found
-  char fault[600];       // answer: "": all is well
+  uint32_t is_strict;       // durability of the arena
+  uint32_t becomes_strict;  // it is opened as one: from then on states count
+  uint32_t records;         // write down the recovery
+  uint32_t exercises;       // allocate in the recovered arena
+  uint32_t world_count;     // 1 or 2
+  uint32_t matched;         // answer: bit i: worlds[i] is what was found
+  char fault[600];          // answer: "": all is well
   World worlds[2];
 };
 
