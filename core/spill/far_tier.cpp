@@ -20,6 +20,8 @@ static_assert(kFarUnitFrames * kFrameBytes == kFarExtentBytes);
 // A quarter of what is kept near lies in the window, where any of it may be what is needed next.
 constexpr uint64_t kWindowShare = 4;
 constexpr uint64_t kWindowNearMin = 16 * kFarExtentBytes;
+// A node that crashed is started again within this time, or its data is given up.
+constexpr uint32_t kLostWaitMs = 30'000;
 
 }  // namespace
 
@@ -66,6 +68,7 @@ Error FarTier::open(const FarPlace& place, Line& why) noexcept {
   for (uint32_t i = 0; i < request.handler_count; i++)
     request.handler_nodes[i] = nodes_->set(kHandlerSet + i);
   request.evictor_nodes = nodes_->set(kEvictorSet);
+  request.lost_wait_ms = kLostWaitMs;
   Error error = window_.open(request, why);
   if (error != Error::kNone) {
     // Nothing else may come to lie there.
@@ -75,6 +78,14 @@ Error FarTier::open(const FarPlace& place, Line& why) noexcept {
     return error;
   }
   is_open_ = true;
+  if (uint64_t lost = window_.reattached().lost; lost > 0) {
+    Line()
+        .text(place.arena_path)
+        .text(": ")
+        .size(lost * kFarExtentBytes)
+        .text(" of far memory is on no node that answers; whoever touches it gets SIGBUS")
+        .write(LogLevel::kError);
+  }
   return Error::kNone;
 }
 

@@ -66,10 +66,12 @@ ReattachDecision decide(ExtentWord word, uint32_t frames, NodeCopies copies,
         break;
       }
       return decide_far(word, copies, answered);
+    case ExtentState::kPoisoned:
+      if (word.holders() == 0) return {Reattach::kPunch, word};
+      // Because no holder could be asked: now they may be.
+      return decide_far(word, copies, answered);
     case ExtentState::kFar:
       return decide_far(word, copies, answered);
-    case ExtentState::kPoisoned:
-      return {Reattach::kPunch, word};
     case ExtentState::kZero:
     case ExtentState::kDiscarding:
       // What nodes have of it is from before it was given back; the generation goes on above it.

@@ -76,6 +76,9 @@ BOOST_AUTO_TEST_CASE(every_state_is_decided_as_the_table_in_extent_word_says) {
       {word(kPunching), 0x00F0, {}, 3, kPunch, word(kZero)},
       {word(kDiscarding, 5, 3), 0x00F0, {5, 3}, 3, kPunch, word(kZero, 5, 3)},
       {word(kPoisoned, 5), 0, {5, 3}, 3, kPunch, word(kPoisoned, 5)},
+      {word(kPoisoned, 5, 3), 0, {5, 1}, 3, kPunch, word(kFar, 5, 1)},
+      {word(kPoisoned, 5, 3), 0, {}, 0, kPunch, word(kFar, 5, 3)},
+      {word(kPoisoned, 5, 3), 0, {4, 3}, 3, kLost, word(kPoisoned, 5, 0)},
   };
   for (size_t i = 0; i < std::size(kCases); i++) {
     const auto& one = kCases[i];
