@@ -179,11 +179,11 @@ void after_fork_in_child() {
   own_cache = nullptr;
   thread_stage = ThreadStage::kEnded;
   stage.store(Stage::kInherited, std::memory_order_relaxed);
-  arena.fork_child();
+  bool has_far = arena.fork_child();
   process_cluster.reset_after_fork();
   if (far == nullptr) return;
   far->forget_in_child();
-  if (config.fork == ForkMode::kSnapshot) far->open_in_child();
+  if (config.fork == ForkMode::kSnapshot && !has_far) far->open_in_child();
 }
 
 // --- Start and end

@@ -102,6 +102,12 @@ uint64_t wall_clock_s() noexcept {
   return static_cast<uint64_t>(now.tv_sec);
 }
 
+uint64_t wall_clock_ms() noexcept {
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1000 + static_cast<uint64_t>(now.tv_nsec) / 1'000'000;
+}
+
 uint64_t steady_clock_s() noexcept {
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC_COARSE, &now);

@@ -39,6 +39,7 @@ long read_file(const char* path, char* buffer, size_t buffer_bytes) noexcept;
 // Seconds since 1970; and seconds of a clock that only goes forward, from the vdso (no system
 // call).
 uint64_t wall_clock_s() noexcept;
+uint64_t wall_clock_ms() noexcept;
 uint64_t steady_clock_s() noexcept;
 
 }  // namespace btd::sys

@@ -249,7 +249,8 @@ class Arena {
   // in the child.
   void fork_prepare();
   void fork_parent();
-  void fork_child();
+  // False: but for the far zone's, which the child must get elsewhere.
+  bool fork_child();
   // In the child: frees a block of the snapshot.
   Verdict free_inherited(void* pointer);
 
@@ -295,7 +296,8 @@ class Arena {
     size_t size_bytes;
   };
   class SnapshotRange;
-  static constexpr int kPrivateRanges = 8;  // three a zone, but the far zone's data is not ours
+  bool can_copy_far();
+  static constexpr int kPrivateRanges = 9;  // three a zone
   // A thread keeps up to 1 MiB, a superblock in each of 16 classes: so many keep 64 MiB.
   static constexpr uint32_t kUncrowdedHeapsMax = 64;
   // 24 MiB: six threads with the 4 MiB that one may keep at most.
@@ -464,6 +466,7 @@ class Arena {
   uint32_t trim_frames_left_ = 0;    // that frees may still give back in it
   uint32_t frames_to_exchange_ = 0;  // backed freshly, and not yet made good by another zone
   PrivateRange snapshot_[kPrivateRanges] = {};
+  bool copies_far_ = false;  // the snapshot, or the next one
 
   Deferred deferred_;  // locks itself
 

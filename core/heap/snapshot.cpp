@@ -8,6 +8,7 @@
 // In the child the snapshot only shrinks: new blocks come from DRAM, a free is checked against the
 // copied states and then done with.
 #include <sys/mman.h>
+#include <sys/sysinfo.h>
 
 #include <cstring>
 
@@ -20,6 +21,7 @@ namespace btd {
 
 // One call for many faults pays from here on.
 constexpr size_t kPopulateBytesMin = 4 * kFrameBytes;
+constexpr uint64_t kFarShareOfFree = 2;
 // What the kernel can map by one entry, where it is allowed to: a fault for 512 pages.
 constexpr size_t kHugeBytes = 2 * kMiB;
 
@@ -62,8 +64,18 @@ class Arena::SnapshotRange {
   PrivateRange& range_;
 };
 
+// Whether the far zone's blocks come along as all others do, fetched for it.  Of more than memory
+// has room for the child gets each extent when it touches it, as the parent has it by then.
+bool Arena::can_copy_far() {
+  struct sysinfo machine {};
+  if (::sysinfo(&machine) != 0) return false;
+  uint64_t used_bytes = uint64_t{far_.frames_grown - far_.extents.free_frames()} * kFrameBytes;
+  return used_bytes <= machine.freeram * uint64_t{machine.mem_unit} / kFarShareOfFree;
+}
+
 void Arena::fork_prepare() {
   extent_lock_.lock();
+  copies_far_ = far_backing_ != nullptr && can_copy_far();
   int used = 0;
   bool is_complete = true;
   for (Zone* zone : {&coarse_, &far_, &fine_}) {
@@ -77,7 +89,7 @@ void Arena::fork_prepare() {
     SnapshotRange headers(snapshot_[used++], first, grown * sizeof(FrameHeader), page_bytes_);
     headers.copy(first, grown * sizeof(FrameHeader));
     is_complete = is_complete && states.is_there() && headers.is_there();
-    if (zone == &far_) continue;  // its bytes come when the child touches them
+    if (zone == &far_ && !copies_far_) continue;
     SnapshotRange data(snapshot_[used++], frame_address(zone->first_frame), grown * kFrameBytes,
                        page_bytes_);
     is_complete = is_complete && data.is_there();
@@ -118,7 +130,7 @@ void Arena::fork_parent() {
   extent_lock_.unlock();
 }
 
-void Arena::fork_child() {
+bool Arena::fork_child() {
   // First of all nothing here may reach the parent's file, and no mapping may keep the parent's
   // lock.
   char* base = mapping_.address();
@@ -139,6 +151,7 @@ void Arena::fork_child() {
   orphans_.lock().reset();
   relief_lock_.reset();
   deferred_.reset_after_fork();
+  return copies_far_;
 }
 
 Verdict Arena::free_inherited(void* pointer) {

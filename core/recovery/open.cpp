@@ -145,6 +145,13 @@ bool is_never_used(const Mapping& mapping) {
   return true;
 }
 
+// Nodes know an opening by a number greater than that of all before.  One that is killed before it
+// has raised the arena's epoch has had a number too; so the time is part of it.
+uint64_t epoch_for_nodes(const ArenaHeader& header) {
+  constexpr unsigned kTimeBits = 40;
+  return (header.epoch + 1) << kTimeBits | (sys::wall_clock_ms() & ((uint64_t{1} << kTimeBits) - 1));
+}
+
 // The far tier, if the arena is to have one.  Only if it holds data the arena cannot do without:
 // then `why` says what is missing.
 Error open_far(const OpenRequest& request, Arena& arena, bool has_data, Line* why = nullptr) {
@@ -174,7 +181,7 @@ Error open_far(const OpenRequest& request, Arena& arena, bool has_data, Line* wh
                    arena.far_address(),
                    arena.far_bytes(),
                    {},
-                   header.epoch + 1,
+                   epoch_for_nodes(header),
                    has_data,
                    !is_other_boot(header)};
     std::memcpy(place.uuid, header.uuid, sizeof(place.uuid));
@@ -358,8 +365,6 @@ Error recover(const OpenRequest& request, const Mapping& mapping, Arena& arena, 
   if (damaged == 1) arena.mend_header_copy();
   bool has_far_data = view.header().far_frames_grown > 0;
   if (has_far_data || request.far != nullptr) {
-    // Nodes know an opening by its epoch, so each has its own, also one that is killed in here.
-    if (request.far != nullptr) arena.update_header([](ArenaHeader& header) { header.epoch++; });
     if (Error error = open_far(request, arena, has_far_data, &why); error != Error::kNone)
       return error;
   }

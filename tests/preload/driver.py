@@ -113,8 +113,8 @@ def clean_environment(home):
 
 
 def arenas_in(directory):
-    """Paths of all files below `directory` that could be arenas."""
-    return sorted(os.path.join(base, name) for base, _, names in os.walk(directory) for name in names)
+    """Paths of all files below `directory` that could be arenas; not those of an arena's far memory."""
+    return sorted(os.path.join(base, name) for base, _, names in os.walk(directory) for name in names if not name.endswith('.far'))
 
 
 def empty(directory):

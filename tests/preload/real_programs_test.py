@@ -1,10 +1,11 @@
 #!/usr/bin/python3
 """Real programs under libbartender.so: same output and status as without it.
 
-    real_programs_test.py [--quick] [--only PATTERN] [--python-tests DIR] LIBRARY [BARTENDER_TOOL]
+    real_programs_test.py [--quick] [--only PATTERN] [--python-tests DIR] [--nodes BARTENDERD] LIBRARY [BARTENDER_TOOL]
 
 Each program runs without the preload once, then with every size routed to the arena (BARTENDER_THRESHOLD=0) and with the
-default settings.  Every case checks that an arena was really used.  --quick takes smaller inputs.
+default settings.  Every case checks that an arena was really used.  --quick takes smaller inputs.  --nodes takes another
+mode instead: every size routed, little of it kept near, the rest on two memory nodes.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from driver import arenas_in, run
 LIBRARY = TOOL = SCRATCH = PYTHON_TESTS = None
 QUICK = False
 MODES = ('plain', 'threshold_0', 'default')
+NODES = []
 
 
 def size(full, quick):
@@ -33,6 +35,7 @@ class Case(unittest.TestCase):
     """Three modes, each with a work directory of the same name and an empty directory for arenas."""
 
     maxDiff = 4000
+    near = '8M'  # half, or less, of what the programs need
 
     def setUp(self):
         self.place = os.path.join(SCRATCH, 'arenas')
@@ -58,8 +61,12 @@ class Case(unittest.TestCase):
         if mode != 'plain':
             result['LD_PRELOAD'] = LIBRARY
             result['BARTENDER_ARENA'] = os.path.join(self.place, '%e%n.arena')
-            if mode == 'threshold_0':
+            if mode in ('threshold_0', 'far'):
                 result['BARTENDER_THRESHOLD'] = '0'
+            if mode == 'far':
+                result['BARTENDER_NEAR'] = self.near
+                result['BARTENDER_NODES'] = ','.join(f'127.0.0.1:{node.port}' for node in NODES)
+                result['BARTENDER_KEY_FILE'] = os.path.join(SCRATCH, 'key')
             if keep:
                 result['BARTENDER_ON_EXIT'] = 'keep'
         return result
@@ -197,6 +204,7 @@ if __name__ == "__main__":
 # --- Databases -------------------------------------------------------------------------------------------------------
 
 class Databases(Case):
+    near = '16M'
 
     def test_sqlite3(self):
         self.need('sqlite3', 'sqlite3')
@@ -311,6 +319,7 @@ class Databases(Case):
 # --- git, compilers --------------------------------------------------------------------------------------------------
 
 class Development(Case):
+    near = '64M'
 
     def test_git(self):
         self.need('git', 'git')
@@ -470,14 +479,26 @@ class Tools(Case):
             self.assertEqual(arenas_in(self.place), [])
 
 
+def start_nodes(program):
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'node'))
+    from node_daemon import Daemon
+    key = os.path.join(SCRATCH, 'key')
+    with open(key, 'w', opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        file.write(os.urandom(32).hex())
+    for index in range(2):
+        NODES.append(Daemon(program, '--listen', '127.0.0.1:0', '--store', os.path.join(SCRATCH, f'store{index}'), '--capacity', '4G',
+                            '--key-file', key))
+
+
 def parse_arguments():
-    global LIBRARY, TOOL, SCRATCH, QUICK, PYTHON_TESTS
+    global LIBRARY, TOOL, SCRATCH, QUICK, PYTHON_TESTS, MODES
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('library')
     parser.add_argument('tool', nargs='?')
     parser.add_argument('--quick', action='store_true', help='smaller inputs: under three minutes on two cores')
     parser.add_argument('--only', metavar='PATTERN', help='run the cases whose name matches')
     parser.add_argument('--python-tests', metavar='DIR', help="where python's own `test` package lies, if not in python")
+    parser.add_argument('--nodes', metavar='BARTENDERD', help='little memory near, the rest on two nodes that this program serves')
     arguments = parser.parse_args()
     LIBRARY = os.path.abspath(arguments.library)
     TOOL = os.path.abspath(arguments.tool) if arguments.tool else None
@@ -485,6 +506,9 @@ def parse_arguments():
     if not os.path.exists(LIBRARY):
         parser.error(f'{LIBRARY}: no such file')
     SCRATCH = driver.scratch_directory()
+    if arguments.nodes:
+        start_nodes(os.path.abspath(arguments.nodes))
+        MODES = ('plain', 'far')
     return arguments
 
 
