@@ -197,7 +197,9 @@ Error open_far(const OpenRequest& request, Arena& arena, bool has_data, Line* wh
     why->text("; nothing was changed");
     return error;
   }
-  if (request.far != nullptr) reason.text("; all stays near").write(LogLevel::kError);
+  // Sandboxes of helpers are no error of anybody's.
+  LogLevel level = error == Error::kSandboxed ? LogLevel::kInfo : LogLevel::kError;
+  if (request.far != nullptr) reason.text("; all stays near").write(level);
   return Error::kNone;
 }
 

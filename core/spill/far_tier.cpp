@@ -17,8 +17,9 @@ namespace {
 
 static_assert(kFarUnitFrames * kFrameBytes == kFarExtentBytes);
 
-// A quarter of what is kept near lies in the window, where any of it may be what is needed next.
-constexpr uint64_t kWindowShare = 4;
+// Half of what is kept near lies in the window, where any of it may be what is needed next; the other
+// half is touched without a fault for ever.
+constexpr uint64_t kWindowShare = 2;
 constexpr uint64_t kWindowNearMin = 16 * kFarExtentBytes;
 // A node that crashed is started again within this time, or its data is given up.
 constexpr uint32_t kLostWaitMs = 30'000;

@@ -204,11 +204,11 @@ if __name__ == "__main__":
 # --- Databases -------------------------------------------------------------------------------------------------------
 
 class Databases(Case):
-    near = '16M'
+    near = '12M'
 
     def test_sqlite3(self):
         self.need('sqlite3', 'sqlite3')
-        count = 300000
+        count = 60000 if NODES else 300000
         sql = f'''
             pragma cache_size = -20000;
             create table t(id integer primary key, name text, value real, bytes blob);
@@ -385,6 +385,7 @@ class Development(Case):
 # --- Shells and text tools -------------------------------------------------------------------------------------------
 
 class Tools(Case):
+    near = '32M'
 
     def lines(self, name='lines.txt'):
         """A text file that is the same every time."""

@@ -93,7 +93,7 @@ BOOST_FIXTURE_TEST_CASE(what_does_not_fit_near_goes_far_and_comes_back, Fixture)
   BOOST_TEST(far_count > kBlocks / 2);
   BOOST_TEST(life.arena().usage().far_bytes == far_count * kBlock);
   BOOST_TEST(stores[0]->writes > 0u);
-  BOOST_TEST(far.tier->window().near_bytes() <= 2 * kMiB);
+  BOOST_TEST(far.tier->window().near_bytes() <= kNear / 2);
   for (size_t i = 0; i < kBlocks; i++) BOOST_TEST(test::is_filled(blocks[i], kBlock, i));
   // Books are kept near.
   uint64_t reads = stores[0]->reads + stores[1]->reads;
@@ -245,7 +245,7 @@ BOOST_FIXTURE_TEST_CASE(after_the_machine_died_the_nodes_must_tell, Fixture) {
   // What was far is there; what was in the window's file is as zero as a tmpfs after a restart.
   uint64_t whole = 0;
   for (size_t i = 0; i < kBlocks; i++) whole += test::is_filled(blocks[i], kBlock, i);
-  BOOST_TEST(whole >= kBlocks - 2 * kMiB / kBlock - 2);
+  BOOST_TEST(whole >= kBlocks - kNear / 2 / kBlock - 2);
 }
 
 BOOST_FIXTURE_TEST_CASE(without_nodes_that_answer_all_stays_near, Fixture) {
