@@ -116,21 +116,19 @@ class Rewriter {
 
  private:
   uint8_t* states_of(uint64_t frame) {
-    uint64_t offset = frame < header_.coarse_frame_count
-                          ? header_.coarse_state_offset + frame * kCoarseStatesPerFrame
-                          : header_.fine_state_offset +
-                                (frame - header_.coarse_frame_count) * kFineStatesPerFrame;
-    return reinterpret_cast<uint8_t*>(file_ + offset);
+    return reinterpret_cast<uint8_t*>(file_ + state_offset(header_, frame));
   }
 
   // States of frames that hold no slots; of the grown ones in [first, end).
   void clear_frames(uint64_t first, uint64_t end) {
-    uint64_t fine_first = header_.coarse_frame_count;
-    uint64_t coarse_end = min<uint64_t>(end, header_.coarse_frames_grown);
-    if (first < coarse_end)
-      writer_.clear(states_of(first), (coarse_end - first) * kCoarseStatesPerFrame);
-    first = max(first, fine_first);
-    if (first < end) writer_.clear(states_of(first), (end - first) * kFineStatesPerFrame);
+    for (const ZoneFrames& zone : zones_of(header_)) {
+      uint64_t from = max(first, zone.first);
+      uint64_t to = min(end, zone.end_grown());
+      if (from < to) {
+        writer_.clear(states_of(from),
+                      (to - from) * (zone.is_fine ? kFineStatesPerFrame : kCoarseStatesPerFrame));
+      }
+    }
   }
 
   void rewrite_superblock(uint64_t frame, Descriptor descriptor) {

@@ -13,10 +13,14 @@ Error Marks::open(const GcImage& image) {
   const ArenaHeader& header = *image.header;
   image_ = image;
   // A live arena may grow meanwhile; what it grows by holds nothing that existed when this began.
-  coarse_frames_ = header.coarse_frames_grown;
-  fine_frames_ = header.fine_frames_grown;
-  fine_first_ = header.coarse_frame_count;
-  coarse_bits_ = coarse_frames_ * kCoarseStatesPerFrame;
+  zones_ = zones_of(header);
+  const auto& [coarse, far, fine] = zones_.zones;
+  coarse_frames_ = coarse.grown;
+  far_first_ = far.first;
+  far_frames_ = far.grown;
+  fine_first_ = fine.first;
+  fine_frames_ = fine.grown;
+  coarse_bits_ = (coarse_frames_ + far_frames_) * kCoarseStatesPerFrame;
   data_ = image.file + header.data_offset;
   frame_headers_ = reinterpret_cast<const FrameHeader*>(image.file + header.frame_header_offset);
   coarse_states_ = reinterpret_cast<const uint8_t*>(image.file + header.coarse_state_offset);
@@ -25,7 +29,7 @@ Error Marks::open(const GcImage& image) {
 
   uint64_t bitmap_bytes = round_up(divide_up(bit_count(), 8), kCacheLineBytes);
   uint64_t frame_bytes =
-      round_up((coarse_frames_ + fine_frames_) * sizeof(uint32_t), kCacheLineBytes);
+      round_up((coarse_frames_ + far_frames_ + fine_frames_) * sizeof(uint32_t), kCacheLineBytes);
   tables_bytes_ = max<uint64_t>(2 * bitmap_bytes + frame_bytes, 1);
   intptr_t got = sys::map(nullptr, tables_bytes_, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -36,8 +40,7 @@ Error Marks::open(const GcImage& image) {
   frames_ = reinterpret_cast<uint32_t*>(tables_ + 2 * bitmap_bytes);
 
   for_each_extent([this](uint64_t frame, Descriptor descriptor) {
-    uint32_t* entries =
-        frames_ + (frame < fine_first_ ? frame : coarse_frames_ + (frame - fine_first_));
+    uint32_t* entries = frames_ + index_of(frame);
     if (descriptor.kind == static_cast<uint8_t>(ExtentKind::kSuperblock)) {
       for (uint32_t i = 0; i < descriptor.frame_count; i++)
         entries[i] = kSmall | i << kWithinShift | descriptor.detail;
@@ -80,7 +83,7 @@ bool Marks::find_large(uint64_t frame, uint64_t offset, GcBlock& block) const {
                      uint64_t{descriptor.detail} * image_.header->page_bytes;
   // Large blocks are in the coarse zone, but a file that is only looked at may claim otherwise.
   block.bit = frame < fine_first_
-                  ? block.offset >> kCoarseShift
+                  ? bit_of(block.offset >> kCoarseShift, false)
                   : coarse_bits_ + ((frame - fine_first_) * uint64_t{kFineStatesPerFrame});
   block.state = nullptr;
   return offset - block.offset < block.size_bytes;

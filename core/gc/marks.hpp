@@ -62,9 +62,9 @@ class Marks {
     if (frame < coarse_frames_) {
       entry = frames_[frame];
     } else {
-      uint64_t fine_frame = frame - fine_first_;  // wraps to a large number before the fine zone
-      if (fine_frame >= fine_frames_) return false;
-      entry = frames_[coarse_frames_ + fine_frame];
+      uint64_t entry_index = index_of(frame);
+      if (entry_index == kNoEntry) return false;
+      entry = frames_[entry_index];
     }
     if ((entry & kSmall) == 0) return entry != 0 && find_large(entry - 1, offset, block);
     const SizeClassInfo& info = kSizeClasses[entry & kClassMask];
@@ -74,7 +74,7 @@ class Marks {
     uint64_t granule = first_granule(first, info.is_fine) + uint64_t{slot} * info.granules;
     block.offset = first + uint64_t{slot} * info.slot_bytes;
     block.size_bytes = info.slot_bytes;
-    block.bit = info.is_fine ? coarse_bits_ + granule : granule;
+    block.bit = bit_of(granule, info.is_fine);
     block.state =
         image_.trusts_states ? (info.is_fine ? fine_states_ : coarse_states_) + granule : nullptr;
     return true;
@@ -136,15 +136,10 @@ class Marks {
   // Calls visit(first_frame, descriptor) for each extent whose descriptor is sound.
   template <typename Visit>
   void for_each_extent(Visit visit) const {
-    const ArenaHeader& header = *image_.header;
-    struct {
-      uint64_t first, count;
-      bool is_fine;
-    } zones[] = {{0, coarse_frames_, false}, {header.coarse_frame_count, fine_frames_, true}};
-    for (auto [frame, count, is_fine] : zones) {
-      for (uint64_t end = frame + count; frame < end;) {
+    for (const ZoneFrames& zone : zones_) {
+      for (uint64_t frame = zone.first, end = zone.end_grown(); frame < end;) {
         Descriptor descriptor = frame_headers_[frame].descriptor;
-        if (!is_sound(descriptor, end - frame, is_fine)) {
+        if (!is_sound(descriptor, end - frame, zone.is_fine)) {
           frame++;
           continue;
         }
@@ -184,9 +179,28 @@ class Marks {
     return is_fine ? (offset - (fine_first_ << kFrameShift)) >> kFineShift : offset >> kCoarseShift;
   }
   uint64_t bit_count() const { return coarse_bits_ + fine_frames_ * kFineStatesPerFrame; }
+  // The zones' grown parts follow each other in the tables.
+  static constexpr uint64_t kNoEntry = ~uint64_t{0};
+  uint64_t index_of(uint64_t frame) const {
+    if (frame < coarse_frames_) return frame;
+    uint64_t far_frame =
+        frame - far_first_;  // wraps to a large number before its zone, as the next
+    if (far_frame < far_frames_) return coarse_frames_ + far_frame;
+    uint64_t fine_frame = frame - fine_first_;
+    return fine_frame < fine_frames_ ? coarse_frames_ + far_frames_ + fine_frame : kNoEntry;
+  }
+  uint64_t bit_of(uint64_t granule, bool is_fine) const {
+    if (is_fine) return coarse_bits_ + granule;
+    return granule < coarse_frames_ * kCoarseStatesPerFrame
+               ? granule
+               : granule - (far_first_ - coarse_frames_) * kCoarseStatesPerFrame;
+  }
   uint64_t offset_of_bit(uint64_t bit) const {
-    return bit < coarse_bits_ ? bit << kCoarseShift
-                              : (fine_first_ << kFrameShift) + ((bit - coarse_bits_) << kFineShift);
+    if (bit >= coarse_bits_)
+      return (fine_first_ << kFrameShift) + ((bit - coarse_bits_) << kFineShift);
+    if (bit >= coarse_frames_ * kCoarseStatesPerFrame)
+      bit += (far_first_ - coarse_frames_) * kCoarseStatesPerFrame;
+    return bit << kCoarseShift;
   }
   bool find_large(uint64_t frame, uint64_t offset, GcBlock& block) const;
   bool is_sound(Descriptor descriptor, uint64_t frames_left, bool is_fine) const;
@@ -212,8 +226,11 @@ class Marks {
   const FrameHeader* frame_headers_ = nullptr;
   const uint8_t* coarse_states_ = nullptr;
   const uint8_t* fine_states_ = nullptr;
+  ZoneList zones_{};            // as the header had them
   uint64_t coarse_frames_ = 0;  // grown
-  uint64_t fine_frames_ = 0;    // grown
+  uint64_t far_first_ = 0;
+  uint64_t far_frames_ = 0;   // grown
+  uint64_t fine_frames_ = 0;  // grown
   uint64_t fine_first_ = 0;
   uint64_t coarse_bits_ = 0;
   char* tables_ = nullptr;

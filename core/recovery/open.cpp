@@ -149,7 +149,8 @@ bool is_never_used(const Mapping& mapping) {
 // has raised the arena's epoch has had a number too; so the time is part of it.
 uint64_t epoch_for_nodes(const ArenaHeader& header) {
   constexpr unsigned kTimeBits = 40;
-  return (header.epoch + 1) << kTimeBits | (sys::wall_clock_ms() & ((uint64_t{1} << kTimeBits) - 1));
+  return (header.epoch + 1) << kTimeBits |
+         (sys::wall_clock_ms() & ((uint64_t{1} << kTimeBits) - 1));
 }
 
 // The far tier, if the arena is to have one.  Only if it holds data the arena cannot do without:

@@ -17,8 +17,8 @@ namespace {
 
 static_assert(kFarUnitFrames * kFrameBytes == kFarExtentBytes);
 
-// Half of what is kept near lies in the window, where any of it may be what is needed next; the other
-// half is touched without a fault for ever.
+// Half of what is kept near lies in the window, where any of it may be what is needed next; the
+// other half is touched without a fault for ever.
 constexpr uint64_t kWindowShare = 2;
 constexpr uint64_t kWindowNearMin = 16 * kFarExtentBytes;
 // A node that crashed is started again within this time, or its data is given up.

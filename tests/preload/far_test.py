@@ -268,6 +268,13 @@ class Deaths(Case):
         self.assertTrue(any('BARTENDER_NODES' in line for line in outcome.reports()), str(outcome))
         self.verify()
 
+    def test_the_collector_sees_what_is_far(self):
+        process = self.fill()
+        process.kill()
+        process.wait()
+        outcome = run([self.program('far_keeper'), 'collect'], self.environment(), timeout_s=TIME_LIMIT_S)
+        self.assertEqual((outcome.status, outcome.out, outcome.reports()), (0, '200 freed\n', []), str(outcome))
+
     def test_fork(self):
         outcome = run([self.program('far_keeper'), 'fork', 400], self.environment(), timeout_s=TIME_LIMIT_S)
         self.assertEqual((outcome.status, outcome.out, outcome.reports()), (0, '400 blocks\n', []), str(outcome))

@@ -2,6 +2,7 @@
 //
 // fill COUNT  | fills the blocks, says so, and works on them until it is killed
 // verify      | checks all blocks of the last life and says how many there are
+// collect     | forgets every second block of the last life; the collector frees them and no other
 // fork COUNT  | a child checks all blocks, changes them, and must not be noticed
 #include <signal.h>
 #include <sys/wait.h>
@@ -98,6 +99,22 @@ int main(int argc, char** argv) {
   auto* table = static_cast<Table*>(btd_root_get(cluster, "table"));
   compat::check(table != nullptr, "the root of the last life");
   if (table == nullptr) return 1;
+  if (strcmp(argv[1], "collect") == 0) {
+    uint64_t kept = 0;
+    for (uint64_t i = 0; i < table->count; i++)
+      if (i % 2 == 0) table->blocks[kept++] = table->blocks[i];
+    for (uint64_t i = kept; i < table->count; i++) table->blocks[i] = nullptr;
+    uint64_t freed = table->count - kept;
+    table->count = 0;  // numbers and places do not fit any more
+    btd_gc_result result{};
+    compat::check(btd_gc(cluster, &result) == 0, "a collection");
+    compat::check(result.freed_blocks == freed, "what it freed");
+    for (uint64_t i = 0; i < kept; i++)
+      compat::check(is_whole(table->blocks[i], 2 * i), "a block that was kept");
+    btd_root_remove(cluster, "table");
+    printf("%llu freed\n", static_cast<unsigned long long>(freed));
+    return compat::failure_count != 0;
+  }
   check_all(table);
   printf("%llu blocks\n", static_cast<unsigned long long>(table->count));
   if (argc > 2) btd_root_remove(cluster, "table");
