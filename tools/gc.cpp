@@ -68,11 +68,7 @@ Outcome run(const Options& options) {
   request.program = "bartender gc";
   Line why;
   if (Error error = open_arena(request, arena, why); error != Error::kNone) {
-    std::string text = why.c_str();
-    while (!text.empty() && text.back() == '\n') text.pop_back();
-    const std::string prefix = "bartender: ";
-    if (text.rfind(prefix, 0) == 0) text.erase(0, prefix.size());
-    throw Failure{exit_of(error), text};
+    throw Failure{exit_of(error), message_of(why)};
   }
   Outcome outcome{};
   Error error = collect(arena, {}, outcome.result);

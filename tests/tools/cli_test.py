@@ -157,7 +157,7 @@ class Config(Case):
         self.environment["BARTENDER_SIZE"] = "512m"
         self.environment["BARTENDER_LOG"] = ""
         settings = {entry["name"]: entry for entry in self.tool_json("config")["settings"]}
-        self.assertEqual(len(settings), 12)
+        self.assertEqual(len(settings), 18)
         self.assertEqual(settings["SIZE"]["source"], "environment")
         self.assertEqual(settings["SIZE"]["value"], "512M")
         self.assertEqual(settings["LOG"]["source"], "default")
