@@ -120,6 +120,14 @@ Outcome collect_file(const Options& options) {
                       "the program has ended, or from within by btd_gc()",
                       printable(options.path), program_of(view.header()), view.header().pid)};
     }
+    if (view.header().far_frames_grown > 0) {
+      throw Failure{
+          kExitRefused,
+          fmt::format("{}: some of its blocks are in far memory, where only a program that has the "
+                      "arena open can follow pointers; nothing was changed; collect it from within "
+                      "by btd_gc()",
+                      printable(options.path))};
+    }
     if (options.is_dry) return look(options, view);
     looked.roots = roots_of(view).size();
     OpenTransactions waiting = transactions_of(MappedArena(options.path, view));

@@ -145,9 +145,8 @@ class Case(unittest.TestCase):
             for slot in range(count):
                 file.seek(data + 65536 * slot + 1234)
                 byte = file.read(1)
-                if byte != b"\0":
-                    file.seek(-1, 1)
-                    file.write(bytes([byte[0] ^ 0x10]))
+                file.seek(-1, 1)
+                file.write(bytes([byte[0] ^ 0x10]))
 
     def age(self):
         """The arena's last owner died in another boot."""
@@ -308,6 +307,81 @@ class Salvage(Case):
         program.stdin.write(b"\n")
         program.stdin.flush()
         self.assertEqual(program.wait(TIME_LIMIT_S), 0)
+
+
+class CheckAndInfo(Case):
+    def check(self, status=0, **options):
+        return self.tool_json("check", self.arena, status=status, **options)["far"]
+
+    def test_replicas_are_counted(self):
+        self.dead_arena()
+        far = self.check()
+        self.assertEqual((far["result"], far["replicas"], far["findings"]), ("clean", 2, []))
+        self.assertGreater(far["extents"], 40 * 16)
+        self.assertEqual(far["extents_by_copies"][2], far["extents"])
+        self.assertIn("clean", self.run_tool("check", self.arena).stdout.decode())
+
+        # All that the first node has goes bad, then the copies too.
+        self.flip_bytes("store0")
+        bad = self.check(status=5)
+        self.assertEqual((bad["result"], {f["fault"] for f in bad["findings"]}), ("degraded", {"bad-copy"}))
+        self.assertEqual(len(bad["findings"]), far["extents"])
+        self.flip_bytes("store1")
+        lost = self.check(status=2)
+        self.assertEqual((lost["result"], {(f["fault"], f["why"]) for f in lost["findings"]}), ("damaged", {("lost", "corrupt")}))
+        self.flip_bytes("store0")
+        self.flip_bytes("store1")
+        self.assertEqual(self.check(), far)
+
+    def test_a_node_that_is_gone_leaves_few_copies_and_both_leave_nothing_verified(self):
+        self.dead_arena()
+        extents = self.check()["extents"]
+        self.daemons[1].kill()
+        far = self.check(status=5)
+        self.assertEqual((far["result"], len(far["findings"])), ("degraded", extents))
+        self.assertEqual({(f["fault"], f["copies"]) for f in far["findings"]}, {("few-copies", 1)})
+        self.assertEqual([node["reachable"] for node in far["nodes"]], [True, False])
+        self.daemons[0].kill()
+        far = self.check(status=5)
+        self.assertEqual({(f["fault"], f["why"]) for f in far["findings"]}, {("unverified", "node-away")})
+        far = self.check(status=5, env=self.clean)
+        self.assertEqual({(f["fault"], f["why"]) for f in far["findings"]}, {("unverified", "no-nodes")})
+        self.assertIn("unverified", self.run_tool("check", self.arena, status=5, env=self.clean).stdout.decode())
+
+    def test_a_node_that_has_lost_its_store_is_found_out(self):
+        self.dead_arena()
+        extents = self.check()["extents"]
+        address = self.daemons[0].address
+        self.daemons[0].kill()
+        os.unlink(self.path("store0"))
+        self.daemons[0] = self.daemon(0, address)
+        far = self.check(status=5)
+        self.assertEqual(len(far["findings"]), extents)
+        address = self.daemons[1].address
+        self.daemons[1].kill()
+        os.unlink(self.path("store1"))
+        self.daemons[1] = self.daemon(1, address)
+        far = self.check(status=2)
+        self.assertEqual({(f["fault"], f["why"]) for f in far["findings"]}, {("lost", "lost")})
+
+    def test_info_tells_where_far_memory_is(self):
+        self.dead_arena()
+        far = self.tool_json("info", self.arena)["far"]
+        self.assertGreater(far["used_bytes"], 40 << 20)
+        self.assertGreater(far["far_bytes"], 40 << 20)
+        self.assertGreater(far["near_bytes"], 1 << 20)
+        self.assertEqual((far["window_file"], far["window_file_good"], far["unknown_bytes"]), (self.window_file(), True, 0))
+        self.assertGreaterEqual(far["window_file_bytes"], far["near_bytes"])
+        self.assertEqual(sum(node["extents"] for node in far["nodes"]), sum(arena[2] for state in self.stores() for arena in state[3]))
+        text = self.run_tool("info", self.arena).stdout.decode()
+        self.assertIn(self.daemons[0].address, text)
+        self.assertIn("on nodes", self.run_tool("info", self.arena, env=self.clean).stdout.decode())
+
+    def test_pointers_are_not_followed_into_far_memory(self):
+        self.dead_arena()
+        self.run_tool("check", self.arena, "--pointers", status=3)
+        self.run_tool("gc", self.arena, status=3)
+        self.run_tool("gc", self.arena, "--dry-run", status=3)
 
 
 def main():
