@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "node"))
@@ -382,6 +383,66 @@ class CheckAndInfo(Case):
         self.run_tool("check", self.arena, "--pointers", status=3)
         self.run_tool("gc", self.arena, status=3)
         self.run_tool("gc", self.arena, "--dry-run", status=3)
+
+
+class Remove(Case):
+    def rm(self, status=0, **options):
+        return self.tool_json("rm", self.arena, status=status, **options)["arenas"][0]
+
+    def wait_until_forgotten(self, index):
+        end = time.monotonic() + TIME_LIMIT_S
+        while self.stores()[index][3]:
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.01)
+
+    def test_nothing_is_left_anywhere(self):
+        self.dead_arena()
+        window = self.window_file()
+        removed = self.rm()
+        self.assertEqual((removed["removed"], removed["left_on_nodes"]), (True, []))
+        self.assertFalse(os.path.exists(self.arena) or os.path.exists(window))
+        for index in range(2):
+            self.wait_until_forgotten(index)
+
+    def test_what_stays_on_nodes_is_told_with_the_command_that_ends_it(self):
+        self.dead_arena()
+        self.daemons[1].kill()
+        result = self.run_tool("rm", self.arena, status=5)
+        self.assertEqual(result.stderr.count(b"\n"), 1, result.stderr)
+        self.assertFalse(os.path.exists(self.arena))
+        command = result.stderr.decode().strip().split("type: bartender ")[1].split()
+        self.assertEqual(command[:2], ["node", self.daemons[1].address])
+        self.daemons[1] = self.daemon(1, self.daemons[1].address)
+        for index in range(2):
+            if index == 1:
+                self.run_tool(*command)
+            self.wait_until_forgotten(index)
+
+    def test_without_nodes_they_keep_what_they_have(self):
+        self.dead_arena()
+        before = self.stores()
+        left = self.rm(status=5, env=self.clean)["left_on_nodes"]
+        self.assertEqual([entry["address"] for entry in left], [None])
+        self.assertFalse([name for name in os.listdir(self.directory) if name.endswith((".far", ".arena"))])
+        self.assertEqual(self.stores(), before)
+
+    def test_an_arena_on_disk_has_its_window_in_shared_memory(self):
+        directory = tempfile.mkdtemp(prefix="bartender-far-", dir="/var/tmp")
+        self.addCleanup(shutil.rmtree, directory, ignore_errors=True)
+        self.dead_arena(arena=os.path.join(directory, "a.arena"))
+        far = self.tool_json("info", self.arena)["far"]
+        self.assertTrue(far["window_file"].startswith("/dev/shm/bartender-"))
+        self.assertTrue(far["window_file_good"])
+        self.rm()
+        self.assertFalse(os.path.exists(far["window_file"]))
+
+    def test_a_live_arena_is_refused_and_keeps_all(self):
+        program = self.start()
+        window = self.window_file()
+        self.run_tool("rm", self.arena, status=3)
+        self.assertTrue(os.path.exists(window))
+        self.assert_all_delivered()
+        self.end(program)
 
 
 def main():
