@@ -118,10 +118,15 @@ class Case(unittest.TestCase):
         environment = dict(self.with_nodes, LD_PRELOAD=LIBRARY, BARTENDER_ARENA=self.arena, BARTENDER_NEAR="16M",
                            BARTENDER_THRESHOLD="64K", BARTENDER_SIZE="256M", PYTHONMALLOC="malloc", **settings)
         program = subprocess.Popen(["/usr/bin/python3", "-c", PROGRAM], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                   preexec_fn=die_with_parent)
+                                   stderr=self.stderr_file(), preexec_fn=die_with_parent)
         self.addCleanup(self.end, program)
         self.assertEqual(line_of(program), b"ready\n")
         return program
+
+    def stderr_file(self):
+        file = open(self.path("stderr"), "wb")
+        self.addCleanup(file.close)
+        return file
 
     def end(self, program):
         program.kill()
@@ -383,6 +388,29 @@ class CheckAndInfo(Case):
         self.run_tool("check", self.arena, "--pointers", status=3)
         self.run_tool("gc", self.arena, status=3)
         self.run_tool("gc", self.arena, "--dry-run", status=3)
+
+
+class Healing(Case):
+    def test_a_dead_nodes_extents_are_copied_while_the_program_runs(self):
+        self.daemons.append(self.daemon(2))
+        program = self.start(BARTENDER_LOG="info")
+        self.daemons[0].kill()
+        end = time.monotonic() + TIME_LIMIT_S
+        while True:
+            with open(self.path("stderr")) as file:
+                if "as many live replicas" in file.read():
+                    break
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.02)
+        self.end(program)
+        self.daemons.pop(0)
+        far = self.check_far()
+        self.assertEqual((far["result"], far["extents_by_copies"][2]), ("clean", far["extents"]))
+        self.daemons[0].kill()
+        self.assert_all_delivered()
+
+    def check_far(self):
+        return self.tool_json("check", self.arena)["far"]
 
 
 class Remove(Case):
