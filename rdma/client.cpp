@@ -123,7 +123,7 @@ struct NodeClients::Shared {
 
 Error NodeClients::open(const NodeClientsRequest& request, Line& why) noexcept {
   ErrnoKept kept;
-  BTD_CHECK(shared_ == nullptr && request.arena != nullptr && request.epoch > 0);
+  BTD_CHECK(shared_ == nullptr && request.arena != nullptr);
   BTD_CHECK(request.set_count > 0 && request.set_count <= kNodeSetsMax);
   Target targets[kNodesMax];
   uint32_t count = 0;
@@ -140,7 +140,7 @@ Error NodeClients::open(const NodeClientsRequest& request, Line& why) noexcept {
   std::memcpy(client.arena, request.arena, sizeof(client.arena));
   client.epoch = request.epoch;
   client.durability = wire::Durability::kProcess;
-  client.role = wire::Role::kOwner;
+  client.role = request.epoch > 0 ? wire::Role::kOwner : wire::Role::kReader;
   if (!random_bytes(client.client, sizeof(client.client))) {
     why.text(
         "the kernel gives no random bytes, which memory nodes need; is getrandom(2) forbidden?");

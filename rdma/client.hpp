@@ -20,7 +20,7 @@ struct NodeClientsRequest {
   const char* key_file = nullptr;       // that of the nodes
   const char* seal_key_file = nullptr;  // nullptr or "": extents are not sealed
   const uint8_t* arena = nullptr;       // its uuid, kUuidBytes
-  uint64_t epoch = 0;                   // of the arena, > 0
+  uint64_t epoch = 0;                   // of the arena, > 0; 0: only to read what nodes have of it
   uint32_t set_count = 1;               // 1 to kNodeSetsMax
   uint32_t operation_ms = kOperationMsDefault;
 };

@@ -24,7 +24,7 @@ namespace btd {
 struct NodeClient {
   uint8_t arena[wire::kUuidBytes];
   uint8_t client[wire::kUuidBytes];  // random, once per opening of the arena
-  uint64_t epoch;                    // > 0
+  uint64_t epoch;                    // > 0; 0: no owner
   uint8_t key[wire::kKeyBytes];
   wire::Durability durability;  // the least
   wire::Role role;

@@ -30,10 +30,10 @@ uint32_t crc_of(const Message& message) {
 bool is_status_known(NodeStatus status) { return status <= NodeStatus::kTimeout; }
 
 bool is_sound(const Hello& hello) {
-  bool is_observer = hello.role == Role::kObserver;
+  bool is_owner = hello.role == Role::kOwner;
   return hello.version_min <= hello.version_max && hello.transport <= Transport::kVerbs &&
-         hello.durability <= Durability::kPower && hello.role <= Role::kObserver &&
-         hello.reserved_a == 0 && hello.reserved_b == 0 && (hello.epoch == 0) == is_observer;
+         hello.durability <= Durability::kPower && hello.role <= Role::kReader &&
+         hello.reserved_a == 0 && hello.reserved_b == 0 && (hello.epoch > 0) == is_owner;
 }
 
 bool is_sound(const Challenge& challenge) {

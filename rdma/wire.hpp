@@ -51,8 +51,9 @@ enum class Durability : uint8_t {
   kProcess = 0,  // the death of the daemon: a tmpfs store
   kPower = 1,    // that of the machine
 };
-// An observer may only ask for the status, and have an arena forgotten that nobody owns.
-enum class Role : uint8_t { kOwner = 0, kObserver = 1 };
+// An observer may only ask for the status, and have an arena forgotten that nobody owns.  A reader
+// may only read and list one arena: it owns nothing, fences nobody and is fenced by nobody.
+enum class Role : uint8_t { kOwner = 0, kObserver = 1, kReader = 2 };
 // What becomes of an arena on the node.
 enum class ArenaState : uint8_t {
   kKept = 0,
@@ -82,7 +83,7 @@ struct Hello {
   uint8_t arena[kUuidBytes];   // zero for an observer
   uint8_t client[kUuidBytes];  // random for each opening of the arena: tells apart two clients of
                                // one epoch
-  uint64_t epoch;              // of the arena: > 0; 0 for an observer
+  uint64_t epoch;              // of the arena: > 0; 0 for an observer and a reader
   uint8_t nonce[kNonceBytes];
 };
 static_assert(sizeof(Hello) == 88);

@@ -5,12 +5,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "tools/arena_file.hpp"
 #include "tools/output_file.hpp"
 #include "tools/pointers.hpp"
 #include "tools/progress.hpp"
 #include "tools/repair.hpp"
+#include "tools/replicas.hpp"
 #include "tools/tool.hpp"
 
 namespace btd::tools {
@@ -21,6 +23,7 @@ constexpr int kRoundsMax = 4;     // an overlap hidden by another fault shows on
 
 struct Options {
   std::string path;
+  NodeOptions nodes;
   std::string copy;
   bool is_repair = false;
   bool is_pointers = false;
@@ -95,10 +98,11 @@ struct Outcome {
   std::vector<LostRange> lost;
   std::vector<Finding> left;  // in the repaired copy
   PointerReport pointers;     // with --pointers
+  Json far;                   // null: there is none
 };
 
 Outcome repair_copy(const ArenaView& view, const Options& options, std::vector<Finding> findings) {
-  Outcome outcome{kExitDamaged, "damaged", findings, {}, findings, {}};
+  Outcome outcome{kExitDamaged, "damaged", findings, {}, findings, {}, {}};
   OutputFile copy(options.copy, false);
   copy_arena(view, copy);
   std::vector<LostRange> lost = repair(copy, findings, view);
@@ -127,21 +131,47 @@ void refuse_live(const ArenaView& view, const std::string& path) {
           printable(path), program_of(view.header()), view.header().pid)};
 }
 
-Outcome check(const Options& options) {
-  ArenaView view;
-  open_arena(options.path, view);
-  refuse_live(view, options.path);
+Outcome check_structures(const Options& options, const ArenaView& view) {
   std::vector<Finding> findings = check_all(view, "checking the arena");
   refuse_live(
       view,
       options.path);  // a program may have opened it meanwhile: what was found means nothing then
   if (findings.empty()) {
-    Outcome outcome{kExitOk, "clean", {}, {}, {}, {}};
+    Outcome outcome{kExitOk, "clean", {}, {}, {}, {}, {}};
     if (options.is_pointers) outcome.pointers = find_volatile_pointers(options.path, view);
     return outcome;
   }
-  if (!options.is_repair) return {kExitDamaged, "damaged", findings, {}, findings, {}};
+  if (!options.is_repair) return {kExitDamaged, "damaged", findings, {}, findings, {}, {}};
   return repair_copy(view, options, findings);
+}
+
+// A copy of the arena's file is none of what is not in it.
+void tell_of_copy(const Options& options, const FarZone& far) {
+  fmt::print(stderr,
+             "bartender: {}: the copy shares {} and the memory nodes' data with the damaged arena, "
+             "so only one of them can be used; move the copy to its name\n",
+             printable(options.copy), printable(far.file_path()));
+}
+
+Outcome check(const Options& options) {
+  ArenaView view;
+  open_arena(options.path, view);
+  refuse_live(view, options.path);
+  FarZone far(options.path, view, options.nodes);
+  if (far.is_used() && options.is_pointers) {
+    throw Failure{kExitRefused,
+                  fmt::format("{}: some of its blocks are in far memory, where pointers cannot be "
+                              "followed; nothing was changed; check it without --pointers",
+                              printable(options.path))};
+  }
+  Outcome outcome = check_structures(options, view);
+  if (!far.is_used()) return outcome;
+  if (outcome.status == kExitRepaired) tell_of_copy(options, far);
+  ReplicaReport report = verify_replicas(view, far);
+  if (outcome.status == kExitOk) outcome.status = report.status();
+  outcome.far = describe(report, far);
+  if (!options.is_json) print_text(report, far);
+  return outcome;
 }
 
 void print_pointers(const PointerReport& report) {
@@ -211,6 +241,7 @@ void print_outcome_as_json(const Options& options, const Outcome& outcome) {
     json["left"] = Json::array();
     for (const Finding& finding : outcome.left) json["left"].push_back(describe(finding));
   }
+  json["far"] = outcome.far;
   print_json(json);
 }
 
@@ -230,11 +261,13 @@ void add_check(CLI::App& app, int& status) {
   command->add_flag("--pointers", options.is_pointers,
                     "also list words that roots lead to and that look like pointers into volatile "
                     "memory");
+  add_node_options(*command, options.nodes);
   command->add_flag("--json", options.is_json, "print JSON");
   command->footer(
       "Exit status: 0 clean, 1 damaged but the copy is repaired, 2 damaged, 3 refused (not an "
       "arena, newer, in use),\n"
-      "4 cannot be read or written.");
+      "4 cannot be read or written, 5 copies on memory nodes are missing or could not be "
+      "verified.");
   command->callback([&status] {
     Outcome outcome = check(options);
     options.is_json ? print_outcome_as_json(options, outcome) : print_outcome(options, outcome);

@@ -12,6 +12,7 @@ enum Exit : int {
   kExitDamaged = 2,   // the arena is damaged
   kExitRefused = 3,   // not an arena, a newer one, or in use
   kExitFailed = 4,    // could not be done: no such file, access refused, disk full, ...
+  kExitPartial = 5,   // done in part: some data is on memory nodes that could not be asked
   kExitUsage = 64,    // the command line or a setting is wrong
   // `run` passes on the program's status; its own troubles are those of env(1), timeout(1), ...
   kExitRunFailed = 125,

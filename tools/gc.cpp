@@ -68,11 +68,7 @@ Outcome run(const Options& options) {
   request.program = "bartender gc";
   Line why;
   if (Error error = open_arena(request, arena, why); error != Error::kNone) {
-    std::string text = why.c_str();
-    while (!text.empty() && text.back() == '\n') text.pop_back();
-    const std::string prefix = "bartender: ";
-    if (text.rfind(prefix, 0) == 0) text.erase(0, prefix.size());
-    throw Failure{exit_of(error), text};
+    throw Failure{exit_of(error), message_of(why)};
   }
   Outcome outcome{};
   Error error = collect(arena, {}, outcome.result);
@@ -123,6 +119,14 @@ Outcome collect_file(const Options& options) {
           fmt::format("{}: {} (pid {}) is using it; nothing was changed; collect it when "
                       "the program has ended, or from within by btd_gc()",
                       printable(options.path), program_of(view.header()), view.header().pid)};
+    }
+    if (view.header().far_frames_grown > 0) {
+      throw Failure{
+          kExitRefused,
+          fmt::format("{}: some of its blocks are in far memory, where only a program that has the "
+                      "arena open can follow pointers; nothing was changed; collect it from within "
+                      "by btd_gc()",
+                      printable(options.path))};
     }
     if (options.is_dry) return look(options, view);
     looked.roots = roots_of(view).size();

@@ -5,6 +5,7 @@
 
 #include "tools/arena_file.hpp"
 #include "tools/mapped_arena.hpp"
+#include "tools/replicas.hpp"
 #include "tools/tool.hpp"
 
 namespace btd::tools {
@@ -45,7 +46,8 @@ double ratio(uint64_t part, uint64_t whole) {
   return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
 }
 
-Json describe(const std::string& path, const ArenaView& view, const Summary& summary) {
+Json describe(const std::string& path, const ArenaView& view, const Summary& summary,
+              const FarZone& far) {
   const ArenaHeader& header = view.header();
   Numbers numbers = numbers_of(view, summary);
   Life life = life_of(view);
@@ -79,6 +81,7 @@ Json describe(const std::string& path, const ArenaView& view, const Summary& sum
   json["metadata_share"] = ratio(numbers.metadata_bytes, numbers.grown_bytes);
   json["internal_fragmentation"] = ratio(numbers.free_slot_bytes, summary.superblock_bytes);
   json["external_fragmentation"] = 1 - ratio(numbers.largest_free_bytes, numbers.free_bytes);
+  json["far"] = view.far_end() == 0 ? Json(nullptr) : describe(use_of(view, far), view, far);
   json["roots"] = Json::array();
   for (const RootEntry& root : roots_of(view)) {
     json["roots"].push_back({{"name", root.name}, {"address", fmt::format("{:#x}", root.address)}});
@@ -107,7 +110,34 @@ Json describe(const std::string& path, const ArenaView& view, const Summary& sum
   return json;
 }
 
-void print_text(const std::string& path, const ArenaView& view, const Summary& summary) {
+void print_far(const ArenaView& view, const FarZone& far) {
+  const FarUse use = use_of(view, far);
+  auto bytes = [&](FarExtent::Where where) {
+    return use.extents[static_cast<size_t>(where)] * kFarExtentBytes;
+  };
+  auto line = [](const char* name, const std::string& value) {
+    fmt::print("{:<20} {}\n", name, value);
+  };
+  line("far memory",
+       fmt::format("{} in use; {} near, {} on nodes", human_size(use.used_bytes),
+                   human_size(bytes(FarExtent::Where::kNear)),
+                   human_size(bytes(FarExtent::Where::kFar) + bytes(FarExtent::Where::kBoth))));
+  if (uint64_t unknown = bytes(FarExtent::Where::kNowhere); unknown > 0)
+    line("", red(fmt::format("{} lost, or on nodes that were not asked", human_size(unknown))));
+  line("its file",
+       fmt::format("{} ({}{})", printable(far.file_path()), human_size(far.file_bytes()),
+                   far.has_file() ? "" : "; missing, or of another boot"));
+  for (uint32_t i = 0; i < far.node_count(); i++) {
+    line(i == 0 ? "memory nodes" : "",
+         fmt::format("{} {}", far.node_name(i),
+                     far.is_reachable(i)
+                         ? fmt::format("{} extents", far.node(i).handshake().accept().arena_extents)
+                         : red("does not answer")));
+  }
+}
+
+void print_text(const std::string& path, const ArenaView& view, const Summary& summary,
+                const FarZone& far) {
   const ArenaHeader& header = view.header();
   Numbers numbers = numbers_of(view, summary);
   Life life = life_of(view);
@@ -141,6 +171,7 @@ void print_text(const std::string& path, const ArenaView& view, const Summary& s
                            summary.live_blocks, summary.large_blocks));
   line("free", fmt::format("{}, and {} in slots", human_size(numbers.free_bytes),
                            human_size(numbers.free_slot_bytes)));
+  if (far.is_used()) print_far(view, far);
   line("largest free extent", human_size(numbers.largest_free_bytes));
   if (header.lanes_grown > 0) {
     OpenTransactions waiting = transactions_of(MappedArena(path, view));
@@ -191,8 +222,10 @@ void add_info(CLI::App& app, int& status) {
   CLI::App* command = app.add_subcommand(
       "info", "Describe one arena: state, space, blocks per epoch, size classes");
   static std::string path;
+  static NodeOptions nodes;
   static bool is_json = false;
   command->add_option("ARENA", path, "the arena's file or device")->required();
+  add_node_options(*command, nodes);
   command->add_flag("--json", is_json, "print JSON");
   command->footer(
       "Exit status: 0 described, 2 damaged, 3 not an arena or newer, 4 cannot be read.");
@@ -200,7 +233,8 @@ void add_info(CLI::App& app, int& status) {
     ArenaView view;
     open_arena(path, view);
     Summary summary = summarize(view);
-    is_json ? print_json(describe(path, view, summary)) : print_text(path, view, summary);
+    FarZone far(path, view, nodes);
+    is_json ? print_json(describe(path, view, summary, far)) : print_text(path, view, summary, far);
     status = kExitOk;
   });
 }

@@ -4,24 +4,15 @@
 
 #include <cctype>
 #include <cstring>
-#include <memory>
 
-#include "rdma/crypto.hpp"
-#include "rdma/far_node.hpp"
+#include "tools/node_observer.hpp"
 #include "tools/text.hpp"
 #include "tools/tool.hpp"
 
 namespace btd::tools {
 namespace {
 
-constexpr uint32_t kConnectMs = 5000;
-constexpr uint32_t kPollUs = 500000;
 constexpr uint64_t kForgetMs = 60000;
-
-struct NodeReport {
-  wire::NodeState state;
-  std::vector<wire::ArenaStatus> arenas;
-};
 
 std::string uuid_of(const uint8_t* bytes) {
   std::string text;
@@ -40,110 +31,6 @@ const char* backend_of(const wire::NodeState& state) {
 const char* durability_of(const wire::NodeState& state) {
   return state.durability == wire::Durability::kPower ? "power" : "process";
 }
-
-NodeClient observer(const std::string& key_file) {
-  NodeClient client{};
-  client.role = wire::Role::kObserver;
-  switch (read_key_file(key_file.c_str(), client.key)) {
-    case KeyError::kNone:
-      return client;
-    case KeyError::kUnreadable:
-      throw Failure{kExitFailed, fmt::format("{} cannot be read; nothing was done; see --key-file",
-                                             printable(key_file))};
-    case KeyError::kExposed:
-      throw Failure{kExitRefused, fmt::format("{} is open to others than its owner; nothing was "
-                                              "done; chmod 600 it",
-                                              printable(key_file))};
-    case KeyError::kMalformed:
-      break;
-  }
-  throw Failure{kExitRefused,
-                fmt::format("{} holds no key; nothing was done; it must be the node's own",
-                            printable(key_file))};
-}
-
-[[noreturn]] void fail(const std::string& address, NodeStatus status) {
-  switch (status) {
-    case NodeStatus::kRefused:
-      throw Failure{kExitRefused,
-                    fmt::format("{} refuses this key, or speaks another version; nothing was done; "
-                                "see --key-file",
-                                printable(address))};
-    case NodeStatus::kNoSpace:
-      throw Failure{kExitFailed, fmt::format("{} has too many clients; nothing was done; try again",
-                                             printable(address))};
-    case NodeStatus::kTimeout:
-      throw Failure{kExitFailed, fmt::format("{} does not answer; nothing was done; is bartenderd "
-                                             "running there?",
-                                             printable(address))};
-    default:
-      throw Failure{kExitFailed, fmt::format("{} cannot be reached, or hung up; nothing was done; "
-                                             "is bartenderd running there?",
-                                             printable(address))};
-  }
-}
-
-// An observer's connection.
-class Observer {
- public:
-  Observer(std::string address_text, const std::string& key_file)
-      : address_(std::move(address_text)), client_(observer(key_file)) {
-    NodeAddress address;
-    if (!parse_address(address_.c_str(), address)) {
-      throw Failure{kExitUsage, fmt::format("\"{}\" is no address; nothing was done; give "
-                                            "192.0.2.7:7070 or [2001:db8::7]:7070",
-                                            printable(address_))};
-    }
-    node_->configure(address, client_);
-    NodeStatus status = node_->connect(kConnectMs);
-    if (status != NodeStatus::kGood) fail(address_, status);
-  }
-
-  NodeReport look() {
-    NodeReport report{};
-    size_t before;
-    do {
-      before = report.arenas.size();
-      ask(report);
-    } while (report.arenas.size() > before && report.arenas.size() < report.state.arena_count);
-    return report;
-  }
-
-  NodeStatus forget(const wire::Forget& arena) {
-    if (!node_->forget(0, arena)) fail(address_, NodeStatus::kLost);
-    return wait().status;
-  }
-
- private:
-  NodeCompletion wait() {
-    NodeCompletion completion{};
-    uint32_t count = 0;
-    while (count == 0) count = node_->poll(&completion, 1, kPollUs);
-    return completion;
-  }
-
-  // The state, and the arenas from where the report ends.
-  void ask(NodeReport& report) {
-    if (!node_->status(0, report.arenas.size())) fail(address_, NodeStatus::kLost);
-    NodeCompletion completion = wait();
-    if (completion.status != NodeStatus::kGood) fail(address_, completion.status);
-    uint32_t size_bytes = completion.length_bytes;
-    if (size_bytes < sizeof(report.state) ||
-        (size_bytes - sizeof(report.state)) % sizeof(wire::ArenaStatus) != 0) {
-      fail(address_, NodeStatus::kCorrupt);
-    }
-    std::memcpy(&report.state, node_->buffer(0), sizeof(report.state));
-    for (size_t at = sizeof(report.state); at < size_bytes; at += sizeof(wire::ArenaStatus)) {
-      wire::ArenaStatus arena;
-      std::memcpy(&arena, node_->buffer(0) + at, sizeof(arena));
-      report.arenas.push_back(arena);
-    }
-  }
-
-  const std::string address_;
-  const NodeClient client_;
-  std::unique_ptr<FarNode> node_ = std::make_unique<FarNode>();
-};
 
 wire::Forget parse_uuid(const std::string& text) {
   wire::Forget arena{};
@@ -174,7 +61,7 @@ const wire::ArenaStatus* find(const NodeReport& report, const wire::Forget& aren
 }
 
 // Returns what the arena had, when all of it has been released.
-wire::ArenaStatus forget(Observer& node, const std::string& address, const std::string& text) {
+wire::ArenaStatus forget(NodeObserver& node, const std::string& address, const std::string& text) {
   wire::Forget arena = parse_uuid(text);
   NodeReport before = node.look();
   const wire::ArenaStatus* found = find(before, arena);
@@ -190,7 +77,7 @@ wire::ArenaStatus forget(Observer& node, const std::string& address, const std::
                               "end it first",
                               uuid_of(arena.arena), printable(address))};
   }
-  if (status != NodeStatus::kGood) fail(address, status);
+  if (status != NodeStatus::kGood) node.fail(status);
   uint64_t end_ms = steady_clock_ms() + kForgetMs;
   while (find(node.look(), arena) != nullptr) {
     if (steady_clock_ms() > end_ms) {
@@ -324,7 +211,7 @@ void add_node(CLI::App& app, int& status) {
       "or\n"
       "arena there, 64 wrong usage.");
   command->callback([&status] {
-    Observer node(address, key_file);
+    NodeObserver node(address, key_file);
     status = kExitOk;
     if (!uuid.empty()) return print_forgotten(forget(node, address, uuid), address, is_json);
     NodeReport report = node.look();

@@ -86,6 +86,14 @@ uint64_t parse_human_size(const char* option, const std::string& text) {
   return config.threshold_bytes;
 }
 
+std::string message_of(Line& line) {
+  std::string text = line.c_str();
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  const std::string prefix = "bartender: ";
+  if (text.starts_with(prefix)) text.erase(0, prefix.size());
+  return text;
+}
+
 std::string printable(const std::string& text) {
   std::string result = text;
   for (char& c : result) {

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "core/base/log.hpp"
+
 namespace btd::tools {
 
 using Json = nlohmann::ordered_json;  // members in the order in which the man page explains them
@@ -24,6 +26,9 @@ std::string human_percent(uint64_t part, uint64_t whole);
 
 // "64", "16K", "1.5MiB", ...: as in the settings.  Throws Failure naming the option.
 uint64_t parse_human_size(const char* option, const std::string& text);
+
+// What a Line says, without "bartender: " and the line's end.
+std::string message_of(Line& line);
 
 // Control characters of a foreign name would otherwise drive the terminal.
 std::string printable(const std::string& text);

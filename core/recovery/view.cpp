@@ -266,9 +266,21 @@ bool ArenaView::read_data(uint64_t offset, void* buffer, size_t size_bytes) cons
   }
   FrameHeader headers[kGrowFrames];
   while (size_bytes > 0) {
+    if (offset >= far_begin() && offset < far_end()) {
+      auto part = static_cast<size_t>(min<uint64_t>(far_end() - offset, size_bytes));
+      if (far_ == nullptr || !far_->read(offset - far_begin(), out, part)) {
+        std::memset(out, 0, size_bytes);
+        return false;
+      }
+      out += part;
+      offset += part;
+      size_bytes -= part;
+      continue;
+    }
     uint64_t first = offset / kFrameBytes;
     uint64_t count =
         min<uint64_t>(kGrowFrames, (offset + size_bytes - 1) / kFrameBytes - first + 1);
+    if (offset < far_begin()) count = min(count, far_begin() / kFrameBytes - first);
     bool is_read = read_file(frame_header_offset(first), headers, count * sizeof(FrameHeader));
     for (uint64_t i = 0; is_read && i < count; i++) {
       uint64_t frame = first + i;

@@ -71,6 +71,18 @@ struct Block {
   bool is_large;
 };
 
+// Who can say what the bytes of the far zone are: they are not in the arena's file, where holes
+// would read as zeros.
+class FarReader {
+ public:
+  // The true bytes from `offset`, counted from the far zone's first, or false: then the buffer's
+  // content means nothing.
+  virtual bool read(uint64_t offset, void* buffer, size_t size_bytes) noexcept = 0;
+
+ protected:
+  ~FarReader() = default;  // nobody deletes one through this interface
+};
+
 class ArenaView {
  public:
   enum class CopyState : uint8_t { kGood, kStale, kBad };
@@ -149,8 +161,17 @@ class ArenaView {
   // Finds the live block with this id.
   bool find_block(uint64_t id, Block& block) const noexcept;
 
+  // Where read_data() gets the far zone from; nullptr, as at first: nowhere.
+  void set_far(FarReader* far) { far_ = far; }
+  // Of the data.  Empty: there is no far zone.
+  uint64_t far_begin() const { return uint64_t{header_.far_first_frame} * kFrameBytes; }
+  uint64_t far_end() const {
+    return far_begin() == 0 ? 0 : uint64_t{header_.coarse_frame_count} * kFrameBytes;
+  }
+
   // Reads data bytes [offset, offset + size_bytes), through each frame's file_frame.  False:
-  // outside the data, or the kernel refused; then the rest of the buffer is zero.
+  // outside the data, far without a reader that has them, or the kernel refused; then the rest of
+  // the buffer is zero, and stands for nothing.
   bool read_data(uint64_t offset, void* buffer, size_t size_bytes) const noexcept;
 
   // Reads bytes of the file.  False: outside of it, or the kernel refused; what could not be read
@@ -205,6 +226,7 @@ class ArenaView {
   int descriptor_ = -1;
   const uint8_t* mapping_ = nullptr;  // devdax only
   uint64_t file_size_bytes_ = 0;
+  FarReader* far_ = nullptr;
   OpenFault fault_ = OpenFault::kNone;
   CopyState copy_states_[2] = {CopyState::kGood, CopyState::kGood};
   ArenaHeader header_{};

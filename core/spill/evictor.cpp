@@ -29,21 +29,24 @@ void Evictor::open(Pager& pager, Node* const* nodes, uint64_t* queue,
   nodes_ = nodes;
   queue_ = queue;
   queue_count_ = queue_count;
+  healer_.open(pager, nodes);
 }
 
 void Evictor::run() noexcept {
   for (uint32_t i = 0; i < pager_->node_count; i++) {
-    if (!nodes_[i]->is_connected()) nodes_[i]->connect(kConnectMs);
+    if (!nodes_[i]->is_connected()) connect(i);
   }
   while (!pager_->is_stopping.load(std::memory_order_acquire)) {
     uint32_t seen = pager_->evictor_call.seen();
+    notice_losses();
+    reconnect();
     if (pager_->near_count.load(std::memory_order_relaxed) < pager_->near_high) {
       release_discarded();
+      if (healer_.heal()) continue;
       if (pager_->is_stopping.load(std::memory_order_acquire)) break;
       pager_->evictor_call.wait(seen, kIdleWaitUs);
       continue;
     }
-    reconnect();
     bool has_made_room = make_room();
     pager_->is_stuck.store(!has_made_room, std::memory_order_release);
     if (!has_made_room) {
@@ -355,9 +358,21 @@ void Evictor::reconnect() noexcept {
     uint64_t now_s = sys::steady_clock_s();
     if (now_s < reconnect_at_s_[i]) continue;
     reconnect_at_s_[i] = now_s + kReconnectEveryS;
-    if (nodes_[i]->connect(kConnectMs) == NodeStatus::kFenced)
-      pager_->is_fenced.store(true, std::memory_order_release);
+    connect(i);
   }
+}
+
+// What it has is looked up before it counts as a holder of anything again.
+void Evictor::connect(uint32_t node) noexcept {
+  const NodeStatus status = nodes_[node]->connect(kConnectMs);
+  if (status == NodeStatus::kFenced) pager_->is_fenced.store(true, std::memory_order_release);
+  if (status == NodeStatus::kGood) healer_.validate(node);
+}
+
+// An idle connection says that it is gone only to those who ask.
+void Evictor::notice_losses() noexcept {
+  NodeCompletion done[1];
+  for (uint32_t i = 0; i < pager_->node_count; i++) nodes_[i]->poll(done, 1, 0);
 }
 
 bool Evictor::is_in_flight(uint64_t extent) const noexcept {

@@ -17,6 +17,7 @@
 
 #include <cstdint>
 
+#include "core/spill/healer.hpp"
 #include "core/spill/pager.hpp"
 
 namespace btd {
@@ -58,7 +59,9 @@ class Evictor {
   void release_discarded() noexcept;
 
   uint32_t live_nodes() noexcept;
+  void connect(uint32_t node) noexcept;
   void reconnect() noexcept;
+  void notice_losses() noexcept;
   bool is_in_flight(uint64_t extent) const noexcept;
   uint32_t free_slot() noexcept;
 
@@ -74,6 +77,7 @@ class Evictor {
   uint64_t punched_ = 0;
   Writing writings_[kNodeDepth] = {};
   uint32_t in_flight_ = 0;
+  Healer healer_;
   uint64_t reconnect_at_s_[kFarNodesMax] = {};
 };
 

@@ -24,7 +24,7 @@ _bartender_complete() {
     --size | --threshold | --nodes | --near | --replicas | --only | --min-size | --id | --length | --limit) return ;;
   esac
 
-  local options=''
+  local options='' far='--nodes --key-file --seal-key-file'
   case $command in
     run)
       # After the program's name its own files are as good a guess as any.
@@ -46,11 +46,11 @@ _bartender_complete() {
       fi
       return ;;
     ls) options='--json --help' ;;
-    info) options='--json --help' ;;
-    salvage) options='--json --min-size --limit --id --output --force --strings --length --help' ;;
-    check) options='--json --repair --to --pointers --help' ;;
+    info) options="--json $far --help" ;;
+    salvage) options="--json --min-size --limit --id --output --force --strings --length $far --help" ;;
+    check) options="--json --repair --to --pointers $far --help" ;;
     gc) options='--json --dry-run --help' ;;
-    rm) options='--json --force --help' ;;
+    rm) options="--json --force $far --help" ;;
     config) options='--json --markdown --help' ;;
     doctor) options='--json --help' ;;
     node) options='--json --key-file --forget --help' ;;

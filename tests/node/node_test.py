@@ -423,6 +423,59 @@ class Extents(Case):
             self.assertNotIn(b"secret", file.read())
 
 
+class Readers(Case):
+    def reader(self, daemon, arena=b"A" * 16):
+        client = Client(daemon.port)
+        self.addCleanup(client.close)
+        _, _, accept = client.greet(KEY, arena=arena, client=bytes(16), epoch=0, role=2)
+        return client, accept[2]
+
+    def test_a_reader_sees_what_there_is_and_disturbs_nobody(self):
+        daemon = self.start()
+        owner = self.client(daemon, epoch=7)
+        self.assertEqual(owner.write(1, 1, b"one"), GOOD)
+        reader, extents = self.reader(daemon)
+        self.assertEqual(extents, 1)
+        self.assertEqual(reader.read(1), (GOOD, 1, b"one"))
+        self.assertEqual(owner.write(2, 5, b"two"), GOOD)
+        self.assertEqual([entry[:2] for entry in reader.list()], [(1, 1), (2, 5)])
+        self.assertEqual(reader.read(2, 6)[0], STALE)
+        newer = self.client(daemon, epoch=8, client=b"n" * 16)  # fences the owner, not the reader
+        self.assertEqual(newer.read(2), (GOOD, 5, b"two"))
+        self.assertEqual(reader.read(2), (GOOD, 5, b"two"))
+
+    def test_a_reader_can_change_nothing(self):
+        daemon = self.start()
+        self.assertEqual(self.client(daemon).write(1, 1, b"one"), GOOD)
+        for request in (message(WRITE, write_body(1, 2, 1, crc32c(b"x")), b"x"), message(RELEASE, struct.pack("<Q", 1)),
+                        message(FORGET, b"A" * 16), message(STATUS, struct.pack("<Q", 0))):
+            reader, _ = self.reader(daemon)
+            reader.send(request)
+            with self.assertRaises((Goodbye, Closed)):
+                reader.receive()
+        self.assertEqual(self.reader(daemon)[0].read(1), (GOOD, 1, b"one"))
+        with Client(daemon.port) as thief, self.assertRaises(Goodbye):
+            thief.greet(bytes(32), client=bytes(16), epoch=0, role=2)
+        for epoch, role in ((1, 2), (0, 0), (0, 3)):
+            with Client(daemon.port) as odd, self.assertRaises((Goodbye, Closed)):
+                odd.greet(KEY, epoch=epoch, role=role)
+
+    def test_a_reader_outlives_its_arena_and_makes_none(self):
+        daemon = self.start()
+        reader, extents = self.reader(daemon)
+        self.assertEqual((extents, reader.list(), reader.read(1)[0]), (0, [], NOT_FOUND))
+        owner = self.client(daemon)
+        self.assertEqual(owner.write(1, 1, b"one"), GOOD)
+        self.assertEqual(reader.read(1), (GOOD, 1, b"one"))
+        self.assertEqual(owner.forget(), GOOD)
+        owner.close()
+        end = time.monotonic() + TIME_LIMIT_S
+        while reader.list():
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.05)
+        self.assertEqual(reader.read(1)[0], NOT_FOUND)
+
+
 class Epochs(Case):
     def test_higher_epoch_ends_the_older_connections_first(self):
         daemon = self.start()

@@ -157,7 +157,7 @@ class Config(Case):
         self.environment["BARTENDER_SIZE"] = "512m"
         self.environment["BARTENDER_LOG"] = ""
         settings = {entry["name"]: entry for entry in self.tool_json("config")["settings"]}
-        self.assertEqual(len(settings), 12)
+        self.assertEqual(len(settings), 18)
         self.assertEqual(settings["SIZE"]["source"], "environment")
         self.assertEqual(settings["SIZE"]["value"], "512M")
         self.assertEqual(settings["LOG"]["source"], "default")
@@ -165,7 +165,7 @@ class Config(Case):
         text = self.tool("config")
         self.assertIn("BARTENDER_SIZE", text)
         markdown = self.tool("config", "--markdown")
-        self.assertEqual(len(markdown.splitlines()), 14)
+        self.assertEqual(len(markdown.splitlines()), 20)
         for name in settings:
             self.assertIn("`BARTENDER_%s`" % name, markdown)
 
@@ -401,7 +401,7 @@ class LockedImage:
 class Check(Case):
     def test_clean(self):
         arena = self.image()
-        self.assertEqual(self.tool_json("check", arena), {"schema": 1, "command": "check", "path": arena, "result": "clean", "findings": []})
+        self.assertEqual(self.tool_json("check", arena), {"schema": 1, "command": "check", "path": arena, "result": "clean", "findings": [], "far": None})
         self.assertIn("clean", self.tool("check", arena))
         self.tool("check", arena, "--repair", "--to", self.path("copy"))
         self.assertFalse(os.path.exists(self.path("copy")))

@@ -50,6 +50,18 @@ void append(std::vector<char>& bytes, const auto& record) {
   bytes.insert(bytes.end(), begin, begin + sizeof(record));
 }
 
+bool may_ask(wire::Role role, Type type) {
+  switch (role) {
+    case wire::Role::kOwner:
+      return true;
+    case wire::Role::kObserver:
+      return type == Type::kStatus || type == Type::kForget;
+    case wire::Role::kReader:
+      return type == Type::kRead || type == Type::kList;
+  }
+  return false;
+}
+
 }  // namespace
 
 std::string uuid_text(const Uuid& uuid) {
@@ -93,10 +105,7 @@ bool Service::on_message(Connection& connection, const wire::Message& message, N
       break;
   }
   why = NodeStatus::kCorrupt;
-  bool is_observer = connection.role == wire::Role::kObserver;
-  if (is_observer && message.header.type != Type::kStatus && message.header.type != Type::kForget) {
-    return false;
-  }
+  if (!may_ask(connection.role, message.header.type)) return false;
   if (!begin(connection, slot)) return false;
   switch (message.header.type) {
     case Type::kRead:
@@ -178,6 +187,14 @@ bool Service::on_proof(Connection& connection, const wire::Message& message, Nod
     event_(fmt::format("{}: arena {} epoch {}, {} extents", connection.peer, uuid_text(uuid),
                        hello.epoch, accept.arena_extents));
   }
+  if (hello.role == wire::Role::kReader) {
+    // Nothing on media, no place among the arenas, and no connection of the arena: it hinders
+    // neither a takeover nor the end of the arena.
+    const NodeArena* arena = store_.find_arena(uuid_of(hello.arena));
+    accept.arena_extents = arena == nullptr ? 0 : arena->extents.size();
+    event_(fmt::format("{}: reads arena {}, {} extents", connection.peer,
+                       uuid_text(uuid_of(hello.arena)), accept.arena_extents));
+  }
   connection.role = hello.role;
   connection.epoch = hello.epoch;
   connection.state = Connection::State::kReady;
@@ -201,10 +218,18 @@ void Service::fence(NodeArena& arena, const Connection& newcomer) {
   }
 }
 
+// What a request is about.  A reader holds no arena, which may end while it is connected; nullptr:
+// there is none.
+NodeArena* Service::arena_of(const Connection& connection) {
+  if (connection.role != wire::Role::kReader) return connection.arena;
+  return store_.find_arena(uuid_of(connection.handshake.hello().arena));
+}
+
 void Service::on_read(Connection& connection, uint8_t slot, const wire::Read& read) {
   counters_.reads++;
   SlotIndex index = kNoSlot;
-  const SlotHeader* header = store_.find(*connection.arena, read.extent, index);
+  NodeArena* arena = arena_of(connection);
+  const SlotHeader* header = arena == nullptr ? nullptr : store_.find(*arena, read.extent, index);
   wire::Reply reply = reply_to(Type::kRead, NodeStatus::kGood);
   if (header == nullptr) {
     reply.status = NodeStatus::kNotFound;
@@ -229,16 +254,17 @@ void Service::on_read(Connection& connection, uint8_t slot, const wire::Read& re
 void Service::on_list(Connection& connection, uint8_t slot, const wire::List& list) {
   constexpr size_t kEntryCountMax = kFarExtentBytes / sizeof(NodeEntry);
   std::vector<char> bytes;
-  const auto& extents = connection.arena->extents;
-  size_t count = 0;
-  for (auto at = extents.lower_bound(list.first_extent);
-       at != extents.end() && count < kEntryCountMax; ++at, count++) {
-    SlotIndex index;
-    const SlotHeader* header = store_.find(*connection.arena, at->first, index);
-    append(bytes, NodeEntry{.extent = at->first,
-                            .generation = header->generation,
-                            .length_bytes = header->length_bytes,
-                            .crc = header->data_crc});
+  if (NodeArena* arena = arena_of(connection); arena != nullptr) {
+    size_t count = 0;
+    for (auto at = arena->extents.lower_bound(list.first_extent);
+         at != arena->extents.end() && count < kEntryCountMax; ++at, count++) {
+      SlotIndex index;
+      const SlotHeader* header = store_.find(*arena, at->first, index);
+      append(bytes, NodeEntry{.extent = at->first,
+                              .generation = header->generation,
+                              .length_bytes = header->length_bytes,
+                              .crc = header->data_crc});
+    }
   }
   wire::Reply reply = reply_to(Type::kList, NodeStatus::kGood);
   reply.length_bytes = static_cast<uint32_t>(bytes.size());

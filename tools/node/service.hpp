@@ -115,6 +115,7 @@ class Service {
   bool on_proof(Connection& connection, const wire::Message& message, NodeStatus& why);
   void fence(NodeArena& arena, const Connection& newcomer);
   bool begin(Connection& connection, uint8_t slot);
+  NodeArena* arena_of(const Connection& connection);
   void on_read(Connection& connection, uint8_t slot, const wire::Read& read);
   void on_release(Connection& connection, uint8_t slot, const wire::Release& release);
   void on_list(Connection& connection, uint8_t slot, const wire::List& list);

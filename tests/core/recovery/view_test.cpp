@@ -135,6 +135,49 @@ BOOST_FIXTURE_TEST_CASE(good_image_lists_its_blocks_and_checks_clean, Fixture) {
   BOOST_TEST(findings().empty());
 }
 
+BOOST_FIXTURE_TEST_CASE(data_of_the_far_zone_is_the_readers_or_nobodys, Fixture) {
+  constexpr uint64_t kFar = 192;
+  image.large(kFar - 1, 1, 0, kTag5);
+  image.large(kFar, 4, 0, kTag5);
+  image.data((kFar - 1) * kFrameBytes, "near");
+  image.data(kFar * kFrameBytes, "what lies in the file there is not the block");
+  image.header.far_first_frame = kFar;
+  image.header.coarse_frames_grown = kFar;
+  image.header.far_frames_grown = ArenaImage::kCoarseFrames - kFar;
+  image.write_headers();
+  struct Reader final : FarReader {
+    bool read(uint64_t offset, void* buffer, size_t size_bytes) noexcept override {
+      std::memset(buffer, 'f', size_bytes);
+      asked.push_back({offset, size_bytes});
+      return is_there;
+    }
+    bool is_there = true;
+    std::vector<std::pair<uint64_t, size_t>> asked;
+  } reader;
+  ArenaView view;
+  BOOST_REQUIRE(ArenaView::open(image.path().c_str(), view) == Error::kNone);
+  std::vector<char> data(3 * kFrameBytes);
+  const uint64_t begin = (kFar - 1) * kFrameBytes;
+  BOOST_TEST(view.read_data(begin, data.data(), kFrameBytes));
+  BOOST_TEST(!view.read_data(begin, data.data(), data.size()));
+  BOOST_TEST(std::string(data.data()) == "near");
+  view.set_far(&reader);
+  BOOST_TEST(view.read_data(begin, data.data(), data.size()));
+  BOOST_TEST(std::string(data.data()) == "near");
+  BOOST_TEST(std::string(data.data() + kFrameBytes, 4) == "ffff");
+  BOOST_REQUIRE(reader.asked.size() == 1);
+  BOOST_TEST(reader.asked[0].first == 0);
+  BOOST_TEST(reader.asked[0].second == 2 * kFrameBytes);
+  // And what follows the zone is the file's again.
+  std::vector<char> rest(2 * kFrameBytes);
+  BOOST_TEST(view.read_data((kFine - 1) * kFrameBytes, rest.data(), rest.size()));
+  BOOST_TEST(rest[kFrameBytes - 1] == 'f');
+  BOOST_TEST(rest[kFrameBytes] == 0);
+  reader.is_there = false;
+  BOOST_TEST(!view.read_data(begin, data.data(), data.size()));
+  BOOST_TEST(data[kFrameBytes] == 0);
+}
+
 BOOST_FIXTURE_TEST_CASE(blocks_of_damaged_or_racing_heads_are_left_out, Fixture) {
   FrameHeader head = image.frame_header(100);
   head.descriptor.frame_count = 9;  // without its check

@@ -48,6 +48,7 @@ class FakeStore {
 
   // What happened.
   std::atomic<uint64_t> reads{0}, writes{0}, releases{0};
+  std::atomic<uint64_t> lost_connections{0};  // that were told so by poll()
 
   bool has(uint64_t extent, uint64_t* generation = nullptr) {
     std::lock_guard guard(mutex_);
@@ -128,7 +129,10 @@ class FakeNode final : public Node {
       uint64_t now = clock_us();
       uint64_t next_us = UINT64_MAX;
       bool is_lost = store_.is_dead || (is_connected_ && is_timed_out(now));
-      if (is_lost) is_connected_ = false;
+      if (is_lost && is_connected_) {
+        is_connected_ = false;
+        store_.lost_connections++;
+      }
       for (Operation& operation : operations_) {
         if (!operation.is_posted || count == count_max) continue;
         if (!is_connected_) {
