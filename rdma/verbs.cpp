@@ -9,10 +9,19 @@
 
 namespace btd {
 
+void (*verbs_allocation_hook)(bool is_beginning) = nullptr;
+
 using wire::Message;
 using wire::Phase;
 using wire::Transport;
 using wire::Type;
+
+namespace {
+
+// What the kernel may take for a step; the caller's deadline is looked at beside it.
+constexpr int kResolveMs = 2000;
+
+}  // namespace
 
 // The bytes of a write go before its message: a reliable queue pair keeps the order, so they are in
 // the staging buffer when the node reads the message.
@@ -75,11 +84,11 @@ bool VerbsProtocol::progress(VerbsQueue& queue, ClientSlots& slots, bool* is_any
 }
 
 bool VerbsCarrier::is_possible() noexcept {
+  VerbsAllocations scope;
   return has_infiniband("/sys/class/infiniband") && load_verbs() != nullptr;
 }
 
-NodeStatus VerbsCarrier::open(const NodeAddress& address, ClientSlots& slots,
-                              uint64_t deadline_ms) noexcept {
+NodeStatus VerbsCarrier::begin(const NodeAddress& address, ClientSlots& slots) noexcept {
   library_ = load_verbs();
   if (library_ == nullptr) return NodeStatus::kLost;
   slots_ = &slots;
@@ -94,26 +103,52 @@ NodeStatus VerbsCarrier::open(const NodeAddress& address, ClientSlots& slots,
     return NodeStatus::kLost;
   }
   set_ack_timeout(*library_, id_);
-  auto left_ms = [&] {
-    uint64_t now = steady_clock_ms();
-    return static_cast<int>(now < deadline_ms ? min<uint64_t>(deadline_ms - now, 60000) : 1);
-  };
   NodeAddress there = address;
   auto* where = reinterpret_cast<sockaddr*>(&there.storage);
-  if (library_->resolve_addr(id_, nullptr, where, left_ms()) != 0) return NodeStatus::kLost;
-  NodeStatus status = await_event(RDMA_CM_EVENT_ADDR_RESOLVED, deadline_ms);
-  if (status != NodeStatus::kGood) return status;
-  if (library_->resolve_route(id_, left_ms()) != 0) return NodeStatus::kLost;
-  status = await_event(RDMA_CM_EVENT_ROUTE_RESOLVED, deadline_ms);
-  if (status != NodeStatus::kGood) return status;
-  if (!queue_.open(*library_, id_, slots.wire_buffer(0), false)) return NodeStatus::kLost;
+  return library_->resolve_addr(id_, nullptr, where, kResolveMs) == 0 ? NodeStatus::kGood
+                                                                      : NodeStatus::kLost;
+}
+
+bool VerbsCarrier::connect() noexcept {
+  if (!queue_.open(*library_, id_, slots_->wire_buffer(0), false)) return false;
   rdma_conn_param parameters = verbs_parameters(queue_.reads_max(), false);
-  if (library_->connect(id_, &parameters) != 0) return NodeStatus::kLost;
-  return await_event(RDMA_CM_EVENT_ESTABLISHED, deadline_ms);
+  return library_->connect(id_, &parameters) == 0;
+}
+
+// Its steps are the kernel's and the node's answers; between them it may wait for the next call.
+NodeStatus VerbsCarrier::open(const NodeAddress& address, ClientSlots& slots,
+                              uint64_t deadline_ms) noexcept {
+  VerbsAllocations scope;
+  if (stage_ == Stage::kClosed) {
+    NodeStatus status = begin(address, slots);
+    if (status != NodeStatus::kGood) return status;
+    stage_ = Stage::kAddress;
+  }
+  while (stage_ != Stage::kOpen) {
+    rdma_cm_event_type wanted = stage_ == Stage::kAddress ? RDMA_CM_EVENT_ADDR_RESOLVED
+                                : stage_ == Stage::kRoute ? RDMA_CM_EVENT_ROUTE_RESOLVED
+                                                          : RDMA_CM_EVENT_ESTABLISHED;
+    NodeStatus status = await_event(wanted, deadline_ms);
+    if (status != NodeStatus::kGood) return status;
+    bool is_good = true;
+    if (stage_ == Stage::kAddress) {
+      is_good = library_->resolve_route(id_, kResolveMs) == 0;
+      stage_ = Stage::kRoute;
+    } else if (stage_ == Stage::kRoute) {
+      is_good = connect();
+      stage_ = Stage::kAnswer;
+    } else {
+      stage_ = Stage::kOpen;
+    }
+    if (!is_good) return NodeStatus::kLost;
+  }
+  return NodeStatus::kGood;
 }
 
 // Queue pair and regions go first: after that no device touches the buffers.
 void VerbsCarrier::close() noexcept {
+  VerbsAllocations scope;
+  stage_ = Stage::kClosed;
   if (queue_.is_open()) {
     library_->disconnect(id_);
     queue_.close();
