@@ -130,6 +130,46 @@ BOOST_FIXTURE_TEST_CASE(silent_verbs_leave_half_of_the_deadline_to_tcp, Fixture)
   BOOST_TEST(device.tries == 1);
 }
 
+// As the pager calls it: with a little time, again and again.
+BOOST_FIXTURE_TEST_CASE(hurried_calls_go_on_with_one_attempt_until_it_is_tcps_turn, Fixture) {
+  device.is_there = device.is_silent = true;
+  uint64_t began_ms = steady_clock_ms();
+  NodeStatus status;
+  int calls = 0;
+  while ((status = node->connect(50)) == NodeStatus::kTimeout) {
+    BOOST_REQUIRE(++calls < 200);
+    BOOST_TEST(!node->is_connected());
+    BOOST_TEST(device.ids == 1);
+  }
+  uint64_t took_ms = steady_clock_ms() - began_ms;
+  BOOST_TEST((status == NodeStatus::kGood));
+  BOOST_TEST((node->transport() == wire::Transport::kTcp));
+  BOOST_TEST(took_ms >= 1500);
+  BOOST_TEST(calls >= 3);
+  BOOST_TEST(device.tries == 1);
+  BOOST_TEST(device.ids == 0);
+}
+
+BOOST_FIXTURE_TEST_CASE(closing_ends_an_attempt_that_is_on_its_way, Fixture) {
+  device.is_there = device.is_silent = true;
+  BOOST_TEST((node->connect(50) == NodeStatus::kTimeout));
+  BOOST_TEST(device.ids == 1);
+  node->close();
+  BOOST_TEST(device.ids == 0);
+  BOOST_TEST((node->connect(50) == NodeStatus::kTimeout));
+  BOOST_TEST(device.tries == 2);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_node_that_was_dead_to_both_is_tried_by_verbs_again, Fixture) {
+  device.is_there = true;
+  std::string where = daemon.address_text();
+  daemon.kill_now();
+  BOOST_TEST((node->connect(2000) == NodeStatus::kLost));
+  test::Daemon again(scratch, "8M", where);
+  connects_by_tcp(5000);
+  BOOST_TEST(device.tries == 2);
+}
+
 BOOST_FIXTURE_TEST_CASE(without_anybody_there_both_are_tried_and_it_is_lost, Fixture) {
   device.is_there = true;
   daemon.kill_now();

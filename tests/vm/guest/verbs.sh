@@ -16,5 +16,8 @@ done
 export BTD_VERBS_ADDRESS=$address
 case $1 in
   test) exec "$BTD_VERBS_TEST" --log_level=test_suite --color_output=no ;;
-  spill) exec python3 "$BTD_GUEST/spill.py" ;;
+  spill)
+    # Large blocks only, then all of the program's.
+    for threshold in 16384 0; do python3 "$BTD_GUEST/spill.py" $threshold; done
+    ;;
 esac
