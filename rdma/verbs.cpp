@@ -20,6 +20,9 @@ namespace {
 
 // What the kernel may take for a step; the caller's deadline is looked at beside it.
 constexpr int kResolveMs = 2000;
+// Without a sign of life while something is in flight: far less than an operation's deadline, far
+// more than a fetch.
+constexpr uint64_t kProbeMs = 500;
 
 }  // namespace
 
@@ -94,6 +97,7 @@ NodeStatus VerbsCarrier::begin(const NodeAddress& address, ClientSlots& slots) n
   slots_ = &slots;
   spins_ = 0;
   has_bad_news_ = false;
+  silent_since_ms_ = 0;
   events_ = library_->create_event_channel();
   if (events_ == nullptr) return NodeStatus::kLost;
   int flags = fcntl(events_->fd, F_GETFL);
@@ -207,7 +211,22 @@ bool VerbsCarrier::progress() noexcept {
   bool is_any = false;
   if (!protocol_.progress(queue_, *slots_, &is_any)) return fail(protocol_.status());
   if (is_any) spins_ = 0;
-  return !has_bad_news_ || fail(NodeStatus::kLost);
+  if (has_bad_news_ || !probe_if_silent(is_any)) return fail(NodeStatus::kLost);
+  return true;
+}
+
+// A machine that died after its device took the request answers nothing, and nothing of ours is on
+// the way to it whose acknowledgement could fail to come.
+bool VerbsCarrier::probe_if_silent(bool has_heard) noexcept {
+  if (has_heard || slots_->deadline_ms_min() == UINT64_MAX) {
+    silent_since_ms_ = 0;
+    return true;
+  }
+  uint64_t now = steady_clock_ms();
+  if (silent_since_ms_ == 0) silent_since_ms_ = now;
+  if (now < silent_since_ms_ + kProbeMs) return true;
+  silent_since_ms_ = now;
+  return queue_.probe();
 }
 
 // After it is established nothing but bad news comes to the channel of events.
@@ -223,7 +242,7 @@ void VerbsCarrier::await_either(uint64_t wait_ms) noexcept {
 // then its channel is waited for.
 void VerbsCarrier::wait(uint64_t wait_us) noexcept {
   constexpr uint32_t kSpins = 64;
-  if (spins_++ >= kSpins) await_either(divide_up(wait_us, 1000));
+  if (spins_++ >= kSpins) await_either(min(divide_up(wait_us, 1000), kProbeMs));
 }
 
 }  // namespace btd

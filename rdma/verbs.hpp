@@ -66,6 +66,7 @@ class VerbsCarrier final : public Carrier {
 
   NodeStatus begin(const NodeAddress& address, ClientSlots& slots) noexcept;
   bool connect() noexcept;
+  bool probe_if_silent(bool has_heard) noexcept;
   void await_either(uint64_t wait_ms) noexcept;
   NodeStatus await_event(rdma_cm_event_type wanted, uint64_t deadline_ms) noexcept;
 
@@ -74,7 +75,8 @@ class VerbsCarrier final : public Carrier {
   rdma_event_channel* events_ = nullptr;
   rdma_cm_id* id_ = nullptr;
   Stage stage_ = Stage::kClosed;
-  uint32_t spins_ = 0;         // rounds since something happened
+  uint64_t silent_since_ms_ = 0;  // of the node, while it owes an answer; 0: it does not
+  uint32_t spins_ = 0;            // rounds since something happened
   bool has_bad_news_ = false;  // the connection is gone; what came before may still be in the queue
   VerbsProtocol protocol_;
   DeviceQueue queue_;

@@ -68,15 +68,16 @@ def accelerator(version):
 
 
 class Guest:
-    """pmem: (path, bytes) of an NVDIMM's file.  Ends with the with-block, whatever happens in it."""
+    """pmem: (path, bytes) of an NVDIMM's file.  wire: (path of a unix socket, 1 or 2), which joins two guests; 1 is started first.  Ends with the with-block, whatever happens in it."""
 
-    def __init__(self, version, modules, script, memory_mib=1024, pmem=None, limit_s=120, echo=True, way=None):
+    def __init__(self, version, modules, script, memory_mib=1024, pmem=None, limit_s=120, echo=True, way=None,
+                 wire=None, name=''):
         vmlinux, initramfs = kernel.get(version)
         way = way or accelerator(version)
         self.scratch = tempfile.TemporaryDirectory(prefix='bartender-vm-')
         self.share = pathlib.Path(self.scratch.name)
         (self.share / 'script').write_text(script)
-        self.console, self.echo = '', echo
+        self.console, self.echo, self.name = '', echo, name
         self.changed = threading.Condition()
         self.ends_at = time.monotonic() + limit_s
         machine, memory = 'q35', f'size={memory_mib}M'
@@ -87,6 +88,9 @@ class Guest:
             memory += f',slots=4,maxmem={memory_mib + 8192}M'
             extra = ['-object', f'memory-backend-file,id=pm0,share=on,mem-path={path},size={size_bytes}',
                      '-device', 'nvdimm,id=nv0,memdev=pm0,label-size=128K']
+        if wire is not None:
+            extra += ['-netdev', f'stream,id=n0,server={"on" if wire[1] == 1 else "off"},addr.type=unix,addr.path={wire[0]}',
+                      '-device', f'virtio-net-pci,netdev=n0,romfile=,mac=52:54:00:00:00:0{wire[1]}']
         words = ('console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check random.trust_cpu=on '
                  f'vm.modules={",".join(modules)}')
         command = ['qemu-system-x86_64', '-machine', machine, *way, '-m', memory, '-smp', '2', '-nodefaults', '-no-user-config',
@@ -104,7 +108,7 @@ class Guest:
         for line in self.process.stdout:
             text = line.decode(errors='replace').replace('\r', '')
             if self.echo:
-                print('| ' + text, end='', flush=True)
+                print(f'{self.name}| {text}', end='', flush=True)
             with self.changed:
                 self.console += text
                 self.changed.notify_all()

@@ -18,6 +18,7 @@ INIT = pathlib.Path(__file__).resolve().with_name('init')
 SETS = {
     'base': ['virtio_pci', '9p', '9pnet_virtio', 'overlay'],
     'rdma': ['dummy', 'crc32_generic', 'crc32c_generic', 'ib_uverbs', 'rdma_ucm', 'rdma_rxe'],
+    'wire': ['virtio_net'],
     'pmem': ['nfit', 'nd_pmem', 'crc32c_generic', 'ext4', 'dax_pmem', 'device_dax'],
 }
 UNPACK = {b'\xfd7zXZ': ['xz', '-dc', '--single-stream'], b'\x28\xb5\x2f\xfd': ['zstd', '-qdc'], b'\x1f\x8b': ['gzip', '-dc']}

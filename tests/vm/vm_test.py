@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Scenes in a guest under one of Debian's kernels: verbs, spill, dax, window.  Skipped (status 77) where no guest can be had.
+"""Scenes in a guest under one of Debian's kernels: verbs, spill, power, dax, window.  Skipped (status 77) where no guest can be had.
 
     vm_test.py SCENE --kernel 6.12 --build DIRECTORY --bartenderd FILE --bartender FILE --library FILE --verbs FILE --commits FILE
 
@@ -50,6 +50,21 @@ def spill(options):
         check(guest)
 
 
+def power(options):
+    """Two machines with a wire between them; the plug of the node's is pulled."""
+    with tempfile.TemporaryDirectory(prefix='bartender-wire-') as scratch:
+        wire = os.path.join(scratch, 'wire')
+        arguments = {'modules': ['wire', 'rdma'], 'limit_s': options.limit, 'memory_mib': 512}
+        with Guest(options.kernel, script=script(options, 'verbs.sh', 'node'), wire=(wire, 1), name='node ', **arguments) as node:
+            if not node.wait_for('listening at 10.9.0.1:7070'):
+                raise Failed('no node')
+            with Guest(options.kernel, script=script(options, 'verbs.sh', 'client'), wire=(wire, 2), name='client ', **arguments) as client:
+                if not client.wait_for('^reading$'):
+                    raise Failed('the client did not get through')
+                node.kill()
+                check(client)
+
+
 def window(options):
     with Guest(options.kernel, [], script(options, 'window.sh'), limit_s=options.limit) as guest:
         check(guest)
@@ -74,7 +89,7 @@ def dax(options):
                 check(guest)
 
 
-SCENES = {'verbs': verbs, 'spill': spill, 'dax': dax, 'window': window}
+SCENES = {'verbs': verbs, 'spill': spill, 'power': power, 'dax': dax, 'window': window}
 
 
 def main():
