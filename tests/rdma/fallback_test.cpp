@@ -23,27 +23,35 @@ struct Device {
   bool is_library_there = true;
   bool is_silent = false;  // resolve_addr() says nothing; else it fails
   int loads = 0, tries = 0, channels = 0, ids = 0;
+  const int* is_announced = nullptr;  // that a call may allocate
+  int unannounced = 0;
+
+  void allocates() { unannounced += is_announced != nullptr && *is_announced != 1; }
 } device;
 
 VerbsLibrary library_of_here() {
   VerbsLibrary library{};
   library.create_event_channel = [] {
+    device.allocates();
     // Never readable: nobody writes to it.
     int descriptor = eventfd(0, EFD_CLOEXEC);
     device.channels++;
     return new rdma_event_channel{.fd = descriptor};
   };
   library.destroy_event_channel = [](rdma_event_channel* channel) {
+    device.allocates();
     close(channel->fd);
     delete channel;
     device.channels--;
   };
   library.create_id = [](rdma_event_channel*, rdma_cm_id** id, void*, rdma_port_space) {
+    device.allocates();
     *id = new rdma_cm_id{};
     device.ids++;
     return 0;
   };
   library.destroy_id = [](rdma_cm_id* id) {
+    device.allocates();
     delete id;
     device.ids--;
     return 0;
@@ -54,6 +62,7 @@ VerbsLibrary library_of_here() {
     return device.is_silent ? 0 : -1;
   };
   library.get_cm_event = [](rdma_event_channel*, rdma_cm_event**) {
+    device.allocates();
     errno = EAGAIN;
     return -1;
   };
@@ -67,6 +76,7 @@ bool has_infiniband(const char*) noexcept { return device.is_there; }
 const VerbsLibrary* load_verbs() noexcept {
   static const VerbsLibrary kLibrary = library_of_here();
   device.loads++;
+  device.allocates();
   return device.is_library_there ? &kLibrary : nullptr;
 }
 
@@ -148,6 +158,25 @@ BOOST_FIXTURE_TEST_CASE(hurried_calls_go_on_with_one_attempt_until_it_is_tcps_tu
   BOOST_TEST(calls >= 3);
   BOOST_TEST(device.tries == 1);
   BOOST_TEST(device.ids == 0);
+}
+
+// Whoever pages must not have the libraries' memory in what it pages.
+BOOST_FIXTURE_TEST_CASE(what_the_libraries_allocate_is_announced, Fixture) {
+  static int begun = 0, announced = 0;
+  verbs_allocation_hook = [](bool is_beginning) {
+    begun += is_beginning ? 1 : -1;
+    announced++;
+    BOOST_TEST((begun == 0 || begun == 1));
+  };
+  device.is_there = device.is_silent = true;
+  device.is_announced = &begun;
+  BOOST_TEST((node->connect(50) == NodeStatus::kTimeout));
+  BOOST_TEST((node->connect(50) == NodeStatus::kTimeout));
+  node->close();
+  verbs_allocation_hook = nullptr;
+  BOOST_TEST(begun == 0);
+  BOOST_TEST(announced >= 6);
+  BOOST_TEST(device.unannounced == 0);
 }
 
 BOOST_FIXTURE_TEST_CASE(closing_ends_an_attempt_that_is_on_its_way, Fixture) {
