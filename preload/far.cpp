@@ -5,7 +5,9 @@
 #include <new>
 
 #include "core/base/units.hpp"
+#include "preload/runtime.hpp"
 #include "rdma/client.hpp"
+#include "rdma/verbs_library.hpp"
 
 namespace btd::preload {
 namespace {
@@ -55,6 +57,7 @@ uint64_t memory_bytes() {
 
 FarTier* configure_far(const Config& config) {
   if (config.nodes[0] == '\0') return nullptr;
+  verbs_allocation_hook = stay_volatile;
   auto* source = ::new (static_cast<void*>(source_storage)) ClientSource(config);
   auto* tier = ::new (static_cast<void*>(tier_storage)) FarTier;
   FarSettings settings;

@@ -49,6 +49,7 @@ bool has_exit_key;
 enum class ThreadStage : uint8_t { kNew, kActive, kEnded };
 thread_local constinit ThreadStage thread_stage [[gnu::tls_model("initial-exec")]] =
     ThreadStage::kNew;
+thread_local constinit bool is_volatile_here [[gnu::tls_model("initial-exec")]] = false;
 thread_local constinit uint8_t exit_rounds [[gnu::tls_model("initial-exec")]] = 0;
 
 // This thread's cache, once it has one.  `cache` is the same, but in strict durability, where it
@@ -297,7 +298,10 @@ void with_process_cache(void (*work)(void* context, ThreadCache& cache), void* c
   with_cache([&](ThreadCache& mine) { work(context, mine); });
 }
 
+void stay_volatile(bool is_beginning) { is_volatile_here = is_beginning; }
+
 BTD_COLD void* allocate(size_t size_bytes, size_t alignment, bool* is_zero) {
+  if (is_volatile_here) return nullptr;
   if (!open_if_ready()) return nullptr;
   void* block = nullptr;
   with_cache(

@@ -46,6 +46,10 @@ BTD_ALWAYS_INLINE bool is_ours(const void* pointer) {
 // must.
 void* allocate(size_t size_bytes, size_t alignment, bool* is_zero);
 
+// Between the two calls what this thread allocates comes from the next allocator.  REQUIRES: it has
+// no cache that could serve it; the pager's threads never get one.
+void stay_volatile(bool is_beginning);
+
 // Frees a block of ours that the fast path could not; misuse is reported.  REQUIRES:
 // is_ours(pointer).
 void free_ours(void* pointer, const void* caller);

@@ -12,6 +12,11 @@ namespace {
 // After verbs have failed and TCP has not, each further connect() would wait for them in vain.
 constexpr uint64_t kVerbsAgainMs = 60000;
 
+// A pager's thread that looks whether a node is back has a few milliseconds at a time; verbs may
+// need more on a loaded machine, and then go on in the next calls.  Less than a node's patience.
+constexpr uint32_t kHurryMs = 1000;
+constexpr uint64_t kPatienceMs = 1500;
+
 }  // namespace
 
 void FarNode::configure(const NodeAddress& address, const NodeClient& client, uint32_t operation_ms,
@@ -26,39 +31,58 @@ void FarNode::configure(const NodeAddress& address, const NodeClient& client, ui
 NodeStatus FarNode::connect(uint32_t deadline_ms) noexcept {
   BTD_CHECK(!is_connected() && client_ != nullptr);
   ErrnoKept kept;
-  uint64_t now = steady_clock_ms();
-  if (now >= verbs_again_ms_ && VerbsCarrier::is_possible()) {
-    NodeStatus status = connect_by(verbs_, now + deadline_ms / 2);
+  const uint64_t now = steady_clock_ms();
+  bool has_failed = false;
+  if (is_pending_ || (now >= verbs_again_ms_ && VerbsCarrier::is_possible())) {
+    if (!is_pending_) {
+      is_greeting_ = false;
+      verbs_until_ms_ = now + (deadline_ms < kHurryMs ? kPatienceMs : deadline_ms / 2);
+    }
+    NodeStatus status = connect_by(verbs_, min(verbs_until_ms_, now + deadline_ms));
+    is_pending_ = status == NodeStatus::kTimeout && steady_clock_ms() < verbs_until_ms_;
+    if (is_pending_) return status;
+    if (status != NodeStatus::kGood) verbs_.close();
     // Anything else is the node's own word.
     if (status != NodeStatus::kLost && status != NodeStatus::kTimeout) return status;
-    verbs_again_ms_ = steady_clock_ms() + kVerbsAgainMs;
+    has_failed = true;
   }
-  return connect_by(tcp_, now + deadline_ms);
+  is_greeting_ = false;
+  NodeStatus status = connect_by(tcp_, max(now + deadline_ms, steady_clock_ms() + deadline_ms / 2));
+  if (status != NodeStatus::kGood) tcp_.close();
+  // A node that is dead to both may well come back with verbs.
+  if (has_failed && status == NodeStatus::kGood)
+    verbs_again_ms_ = steady_clock_ms() + kVerbsAgainMs;
+  return status;
 }
 
+// A carrier that did not get through is the caller's to close.
 NodeStatus FarNode::connect_by(Carrier& carrier, uint64_t deadline_ms) noexcept {
   NodeStatus status = carrier.open(address_, slots_, deadline_ms);
   if (status == NodeStatus::kGood) status = greet(carrier, deadline_ms);
   if (status == NodeStatus::kGood) {
     carrier.start(handshake_.accept());
     carrier_ = &carrier;
-  } else {
-    carrier.close();
   }
   return status;
 }
 
 NodeStatus FarNode::greet(Carrier& carrier, uint64_t deadline_ms) noexcept {
   Message outgoing, incoming;
-  if (!handshake_.start(*client_, carrier.transport(), carrier.queue_pair(), outgoing)) {
-    return NodeStatus::kRefused;
+  if (!is_greeting_) {
+    if (!handshake_.start(*client_, carrier.transport(), carrier.queue_pair(), outgoing)) {
+      return NodeStatus::kRefused;
+    }
+    NodeStatus status = carrier.send(outgoing, deadline_ms);
+    if (status != NodeStatus::kGood) return status;
+    is_greeting_ = true;
   }
   while (true) {
-    NodeStatus status = carrier.send(outgoing, deadline_ms);
-    if (status == NodeStatus::kGood) status = carrier.receive(incoming, deadline_ms);
+    NodeStatus status = carrier.receive(incoming, deadline_ms);
     if (status != NodeStatus::kGood) return status;
     switch (handshake_.on_message(incoming, outgoing)) {
       case wire::ClientHandshake::Step::kSend:
+        status = carrier.send(outgoing, deadline_ms);
+        if (status != NodeStatus::kGood) return status;
         break;
       case wire::ClientHandshake::Step::kAccepted:
         return NodeStatus::kGood;
@@ -126,6 +150,8 @@ uint32_t FarNode::poll(NodeCompletion* out, uint32_t count_max, uint32_t wait_us
 
 void FarNode::drop(NodeStatus status) noexcept {
   if (carrier_ != nullptr) carrier_->close();
+  if (is_pending_) verbs_.close();
+  is_pending_ = false;
   carrier_ = nullptr;
   slots_.fail_all(status);
 }

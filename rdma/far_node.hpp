@@ -25,7 +25,9 @@ class FarNode final : public Node {
                  const Sealer* sealer = nullptr) noexcept;
   ~FarNode() { drop(NodeStatus::kLost); }
 
-  // Verbs have half of the deadline, so that TCP has the other half when they fail.
+  // Verbs have half of the deadline, so that TCP has the other half when they fail.  A deadline of
+  // less than a second is only a slice for them: after kTimeout the next calls go on, and after 1.5
+  // s TCP is tried.
   NodeStatus connect(uint32_t deadline_ms) noexcept override;
   bool is_connected() const noexcept override { return carrier_ != nullptr; }
   char* buffer(uint32_t slot) noexcept override { return slots_.buffer(slot); }
@@ -61,7 +63,10 @@ class FarNode final : public Node {
   const NodeClient* client_ = nullptr;
   uint32_t operation_ms_ = kOperationMsDefault;
 
-  Carrier* carrier_ = nullptr;  // nullptr: not connected
+  Carrier* carrier_ = nullptr;   // nullptr: not connected
+  bool is_pending_ = false;      // verbs_ is on its way; connect() goes on with it
+  bool is_greeting_ = false;     // the hello of this attempt is out
+  uint64_t verbs_until_ms_ = 0;  // while it is pending
   uint64_t verbs_again_ms_ = 0;
   wire::ClientHandshake handshake_;
   TcpCarrier tcp_;

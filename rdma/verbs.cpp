@@ -9,10 +9,22 @@
 
 namespace btd {
 
+void (*verbs_allocation_hook)(bool is_beginning) = nullptr;
+
 using wire::Message;
 using wire::Phase;
 using wire::Transport;
 using wire::Type;
+
+namespace {
+
+// What the kernel may take for a step; the caller's deadline is looked at beside it.
+constexpr int kResolveMs = 2000;
+// Without a sign of life while something is in flight: far less than an operation's deadline, far
+// more than a fetch.
+constexpr uint64_t kProbeMs = 500;
+
+}  // namespace
 
 // The bytes of a write go before its message: a reliable queue pair keeps the order, so they are in
 // the staging buffer when the node reads the message.
@@ -75,16 +87,17 @@ bool VerbsProtocol::progress(VerbsQueue& queue, ClientSlots& slots, bool* is_any
 }
 
 bool VerbsCarrier::is_possible() noexcept {
+  VerbsAllocations scope;
   return has_infiniband("/sys/class/infiniband") && load_verbs() != nullptr;
 }
 
-NodeStatus VerbsCarrier::open(const NodeAddress& address, ClientSlots& slots,
-                              uint64_t deadline_ms) noexcept {
+NodeStatus VerbsCarrier::begin(const NodeAddress& address, ClientSlots& slots) noexcept {
   library_ = load_verbs();
   if (library_ == nullptr) return NodeStatus::kLost;
   slots_ = &slots;
   spins_ = 0;
   has_bad_news_ = false;
+  silent_since_ms_ = 0;
   events_ = library_->create_event_channel();
   if (events_ == nullptr) return NodeStatus::kLost;
   int flags = fcntl(events_->fd, F_GETFL);
@@ -94,26 +107,52 @@ NodeStatus VerbsCarrier::open(const NodeAddress& address, ClientSlots& slots,
     return NodeStatus::kLost;
   }
   set_ack_timeout(*library_, id_);
-  auto left_ms = [&] {
-    uint64_t now = steady_clock_ms();
-    return static_cast<int>(now < deadline_ms ? min<uint64_t>(deadline_ms - now, 60000) : 1);
-  };
   NodeAddress there = address;
   auto* where = reinterpret_cast<sockaddr*>(&there.storage);
-  if (library_->resolve_addr(id_, nullptr, where, left_ms()) != 0) return NodeStatus::kLost;
-  NodeStatus status = await_event(RDMA_CM_EVENT_ADDR_RESOLVED, deadline_ms);
-  if (status != NodeStatus::kGood) return status;
-  if (library_->resolve_route(id_, left_ms()) != 0) return NodeStatus::kLost;
-  status = await_event(RDMA_CM_EVENT_ROUTE_RESOLVED, deadline_ms);
-  if (status != NodeStatus::kGood) return status;
-  if (!queue_.open(*library_, id_, slots.wire_buffer(0), false)) return NodeStatus::kLost;
+  return library_->resolve_addr(id_, nullptr, where, kResolveMs) == 0 ? NodeStatus::kGood
+                                                                      : NodeStatus::kLost;
+}
+
+bool VerbsCarrier::connect() noexcept {
+  if (!queue_.open(*library_, id_, slots_->wire_buffer(0), false)) return false;
   rdma_conn_param parameters = verbs_parameters(queue_.reads_max(), false);
-  if (library_->connect(id_, &parameters) != 0) return NodeStatus::kLost;
-  return await_event(RDMA_CM_EVENT_ESTABLISHED, deadline_ms);
+  return library_->connect(id_, &parameters) == 0;
+}
+
+// Its steps are the kernel's and the node's answers; between them it may wait for the next call.
+NodeStatus VerbsCarrier::open(const NodeAddress& address, ClientSlots& slots,
+                              uint64_t deadline_ms) noexcept {
+  VerbsAllocations scope;
+  if (stage_ == Stage::kClosed) {
+    NodeStatus status = begin(address, slots);
+    if (status != NodeStatus::kGood) return status;
+    stage_ = Stage::kAddress;
+  }
+  while (stage_ != Stage::kOpen) {
+    rdma_cm_event_type wanted = stage_ == Stage::kAddress ? RDMA_CM_EVENT_ADDR_RESOLVED
+                                : stage_ == Stage::kRoute ? RDMA_CM_EVENT_ROUTE_RESOLVED
+                                                          : RDMA_CM_EVENT_ESTABLISHED;
+    NodeStatus status = await_event(wanted, deadline_ms);
+    if (status != NodeStatus::kGood) return status;
+    bool is_good = true;
+    if (stage_ == Stage::kAddress) {
+      is_good = library_->resolve_route(id_, kResolveMs) == 0;
+      stage_ = Stage::kRoute;
+    } else if (stage_ == Stage::kRoute) {
+      is_good = connect();
+      stage_ = Stage::kAnswer;
+    } else {
+      stage_ = Stage::kOpen;
+    }
+    if (!is_good) return NodeStatus::kLost;
+  }
+  return NodeStatus::kGood;
 }
 
 // Queue pair and regions go first: after that no device touches the buffers.
 void VerbsCarrier::close() noexcept {
+  VerbsAllocations scope;
+  stage_ = Stage::kClosed;
   if (queue_.is_open()) {
     library_->disconnect(id_);
     queue_.close();
@@ -172,7 +211,22 @@ bool VerbsCarrier::progress() noexcept {
   bool is_any = false;
   if (!protocol_.progress(queue_, *slots_, &is_any)) return fail(protocol_.status());
   if (is_any) spins_ = 0;
-  return !has_bad_news_ || fail(NodeStatus::kLost);
+  if (has_bad_news_ || !probe_if_silent(is_any)) return fail(NodeStatus::kLost);
+  return true;
+}
+
+// A machine that died after its device took the request answers nothing, and nothing of ours is on
+// the way to it whose acknowledgement could fail to come.
+bool VerbsCarrier::probe_if_silent(bool has_heard) noexcept {
+  if (has_heard || slots_->deadline_ms_min() == UINT64_MAX) {
+    silent_since_ms_ = 0;
+    return true;
+  }
+  uint64_t now = steady_clock_ms();
+  if (silent_since_ms_ == 0) silent_since_ms_ = now;
+  if (now < silent_since_ms_ + kProbeMs) return true;
+  silent_since_ms_ = now;
+  return queue_.probe();
 }
 
 // After it is established nothing but bad news comes to the channel of events.
@@ -188,7 +242,7 @@ void VerbsCarrier::await_either(uint64_t wait_ms) noexcept {
 // then its channel is waited for.
 void VerbsCarrier::wait(uint64_t wait_us) noexcept {
   constexpr uint32_t kSpins = 64;
-  if (spins_++ >= kSpins) await_either(divide_up(wait_us, 1000));
+  if (spins_++ >= kSpins) await_either(min(divide_up(wait_us, 1000), kProbeMs));
 }
 
 }  // namespace btd

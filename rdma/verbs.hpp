@@ -1,8 +1,8 @@
 // A node's messages over verbs: bytes move one-sidedly between a slot's buffer and the node's
 // staging buffer of the same slot; messages go by SEND.  docs/wire.md says how.
 //
-// NOT YET RUN ON A DEVICE: there is none where it was written.  tests/rdma/verbs_test.cpp checks
-// what it does with completions; the virtual machine's soft RoCE comes later.
+// tests/rdma/verbs_test.cpp checks what it does with completions, tests/vm/verbs_guest_test.cpp the
+// whole of it on soft RoCE.  It has not met hardware.
 #pragma once
 
 #include "rdma/carrier.hpp"
@@ -44,6 +44,7 @@ class VerbsCarrier final : public Carrier {
   // sees a device loads them, which allocates.
   static bool is_possible() noexcept;
 
+  // After kTimeout it may be called again, with the same arguments, and goes on where it was.
   NodeStatus open(const NodeAddress& address, ClientSlots& slots,
                   uint64_t deadline_ms) noexcept override;
   void close() noexcept override;
@@ -60,6 +61,12 @@ class VerbsCarrier final : public Carrier {
   void wait(uint64_t wait_us) noexcept override;
 
  private:
+  // How far open() is: what it waits for.
+  enum class Stage : uint8_t { kClosed, kAddress, kRoute, kAnswer, kOpen };
+
+  NodeStatus begin(const NodeAddress& address, ClientSlots& slots) noexcept;
+  bool connect() noexcept;
+  bool probe_if_silent(bool has_heard) noexcept;
   void await_either(uint64_t wait_ms) noexcept;
   NodeStatus await_event(rdma_cm_event_type wanted, uint64_t deadline_ms) noexcept;
 
@@ -67,7 +74,9 @@ class VerbsCarrier final : public Carrier {
   ClientSlots* slots_ = nullptr;
   rdma_event_channel* events_ = nullptr;
   rdma_cm_id* id_ = nullptr;
-  uint32_t spins_ = 0;         // rounds since something happened
+  Stage stage_ = Stage::kClosed;
+  uint64_t silent_since_ms_ = 0;  // of the node, while it owes an answer; 0: it does not
+  uint32_t spins_ = 0;            // rounds since something happened
   bool has_bad_news_ = false;  // the connection is gone; what came before may still be in the queue
   VerbsProtocol protocol_;
   DeviceQueue queue_;

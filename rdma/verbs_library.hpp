@@ -53,6 +53,25 @@ struct VerbsLibrary {
 // it is TCP's turn.  Allocates: never with a heap lock held.
 const VerbsLibrary* load_verbs() noexcept;
 
+// The libraries take what they need from malloc(), and touch it whenever they are used.  A pager's
+// own data must never be in memory that it pages: whoever lives above this library sets a hook, to
+// be called with true before the libraries may allocate on a thread and with false after it.
+// Constant after start-up.
+extern void (*verbs_allocation_hook)(bool is_beginning);
+
+class VerbsAllocations {
+ public:
+  VerbsAllocations() { tell(true); }
+  ~VerbsAllocations() { tell(false); }
+  VerbsAllocations(const VerbsAllocations&) = delete;
+  VerbsAllocations& operator=(const VerbsAllocations&) = delete;
+
+ private:
+  static void tell(bool is_beginning) {
+    if (verbs_allocation_hook != nullptr) verbs_allocation_hook(is_beginning);
+  }
+};
+
 // Whether there is a device to use.  Allocates.
 [[nodiscard]] bool has_verbs_device(const VerbsLibrary& library) noexcept;
 

@@ -160,9 +160,24 @@ bool Mapping::read(uint64_t offset, void* data, size_t size_bytes) const {
 Error Mapping::map(uint64_t base, uint64_t seed, bool keep_from_children) {
   bool is_dax = backend_ == Backend::kFsdax || backend_ == Backend::kDevdax;
   int flags = MAP_NORESERVE | (is_dax ? MAP_SHARED_VALIDATE | MAP_SYNC : MAP_SHARED);
-  auto map_at = [&](uint64_t address, int more_flags) {
-    return sys::map(reinterpret_cast<void*>(address), length_bytes_, PROT_NONE, flags | more_flags,
-                    descriptor_, 0);
+  auto map_at = [&](uint64_t address) -> intptr_t {
+    auto* where = reinterpret_cast<void*>(address);
+    if (!is_dax) {
+      return sys::map(where, length_bytes_, PROT_NONE, flags | MAP_FIXED_NOREPLACE, descriptor_, 0);
+    }
+    // MAP_SHARED_VALIDATE refuses MAP_FIXED_NOREPLACE (EOPNOTSUPP): take the addresses first, then
+    // put the file in their place.
+    intptr_t taken =
+        sys::map(where, length_bytes_, PROT_NONE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (taken < 0) return taken;
+    if (taken != static_cast<intptr_t>(address)) {  // a kernel before 4.17
+      sys::unmap(reinterpret_cast<void*>(taken), length_bytes_);
+      return -EEXIST;
+    }
+    intptr_t got = sys::map(where, length_bytes_, PROT_NONE, flags | MAP_FIXED, descriptor_, 0);
+    if (got < 0) sys::unmap(where, length_bytes_);
+    return got;
   };
   Error error = Error::kAddressTaken;
   int tries = base != 0 ? 1 : kMapTries;
@@ -171,7 +186,7 @@ Error Mapping::map(uint64_t base, uint64_t seed, bool keep_from_children) {
     uint64_t address =
         base != 0 ? base
                   : kQuietFrom + round_down(seed % (kQuietTo - kQuietFrom), kAddressAlignment);
-    intptr_t got = map_at(address, MAP_FIXED_NOREPLACE);
+    intptr_t got = map_at(address);
     if (got == static_cast<intptr_t>(address)) base_ = reinterpret_cast<char*>(got);
     if (got >= 0 && base_ == nullptr) sys::unmap(reinterpret_cast<void*>(got), length_bytes_);
     if (got < 0 && got != -EEXIST) error = Error::kNoMemory;
@@ -184,8 +199,7 @@ Error Mapping::map(uint64_t base, uint64_t seed, bool keep_from_children) {
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (room >= 0) {
       sys::unmap(reinterpret_cast<void*>(room), room_bytes);
-      intptr_t got =
-          map_at(round_up(static_cast<uint64_t>(room), kAddressAlignment), MAP_FIXED_NOREPLACE);
+      intptr_t got = map_at(round_up(static_cast<uint64_t>(room), kAddressAlignment));
       if (got >= 0) base_ = reinterpret_cast<char*>(got);
     }
     error = Error::kNoMemory;

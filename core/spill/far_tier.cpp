@@ -24,6 +24,10 @@ constexpr uint64_t kWindowNearMin = 16 * kFarExtentBytes;
 // A node that crashed is started again within this time, or its data is given up.
 constexpr uint32_t kLostWaitMs = 30'000;
 
+// A node that is only being started again, or that a busy thread has not reached yet, has what it
+// had: a program rather waits than gets SIGBUS.
+constexpr uint32_t kLostWaitMs = 10000;
+
 }  // namespace
 
 bool far_file_path(const char* arena_path, bool is_tmpfs, const uint8_t (&uuid)[16], char* out,
@@ -63,6 +67,7 @@ Error FarTier::open(const FarPlace& place, Line& why) noexcept {
   request.has_data = place.has_data;
   request.must_be_found = place.has_data && place.is_same_boot;
   request.node_count = nodes_->count();
+  request.lost_wait_ms = kLostWaitMs;
   request.replica_count = min(settings_.replica_count, request.node_count);
   // A second thread where a second processor can run it while the first waits for a node.
   request.handler_count = ::sysconf(_SC_NPROCESSORS_ONLN) > 1 ? 2 : 1;

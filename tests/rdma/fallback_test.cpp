@@ -23,27 +23,35 @@ struct Device {
   bool is_library_there = true;
   bool is_silent = false;  // resolve_addr() says nothing; else it fails
   int loads = 0, tries = 0, channels = 0, ids = 0;
+  const int* is_announced = nullptr;  // that a call may allocate
+  int unannounced = 0;
+
+  void allocates() { unannounced += is_announced != nullptr && *is_announced != 1; }
 } device;
 
 VerbsLibrary library_of_here() {
   VerbsLibrary library{};
   library.create_event_channel = [] {
+    device.allocates();
     // Never readable: nobody writes to it.
     int descriptor = eventfd(0, EFD_CLOEXEC);
     device.channels++;
     return new rdma_event_channel{.fd = descriptor};
   };
   library.destroy_event_channel = [](rdma_event_channel* channel) {
+    device.allocates();
     close(channel->fd);
     delete channel;
     device.channels--;
   };
   library.create_id = [](rdma_event_channel*, rdma_cm_id** id, void*, rdma_port_space) {
+    device.allocates();
     *id = new rdma_cm_id{};
     device.ids++;
     return 0;
   };
   library.destroy_id = [](rdma_cm_id* id) {
+    device.allocates();
     delete id;
     device.ids--;
     return 0;
@@ -54,6 +62,7 @@ VerbsLibrary library_of_here() {
     return device.is_silent ? 0 : -1;
   };
   library.get_cm_event = [](rdma_event_channel*, rdma_cm_event**) {
+    device.allocates();
     errno = EAGAIN;
     return -1;
   };
@@ -67,6 +76,7 @@ bool has_infiniband(const char*) noexcept { return device.is_there; }
 const VerbsLibrary* load_verbs() noexcept {
   static const VerbsLibrary kLibrary = library_of_here();
   device.loads++;
+  device.allocates();
   return device.is_library_there ? &kLibrary : nullptr;
 }
 
@@ -128,6 +138,65 @@ BOOST_FIXTURE_TEST_CASE(silent_verbs_leave_half_of_the_deadline_to_tcp, Fixture)
   uint64_t took_ms = steady_clock_ms() - began_ms;
   BOOST_TEST((took_ms >= 1000 && took_ms < 2000));
   BOOST_TEST(device.tries == 1);
+}
+
+// As the pager calls it: with a little time, again and again.
+BOOST_FIXTURE_TEST_CASE(hurried_calls_go_on_with_one_attempt_until_it_is_tcps_turn, Fixture) {
+  device.is_there = device.is_silent = true;
+  uint64_t began_ms = steady_clock_ms();
+  NodeStatus status;
+  int calls = 0;
+  while ((status = node->connect(50)) == NodeStatus::kTimeout) {
+    BOOST_REQUIRE(++calls < 200);
+    BOOST_TEST(!node->is_connected());
+    BOOST_TEST(device.ids == 1);
+  }
+  uint64_t took_ms = steady_clock_ms() - began_ms;
+  BOOST_TEST((status == NodeStatus::kGood));
+  BOOST_TEST((node->transport() == wire::Transport::kTcp));
+  BOOST_TEST(took_ms >= 1500);
+  BOOST_TEST(calls >= 3);
+  BOOST_TEST(device.tries == 1);
+  BOOST_TEST(device.ids == 0);
+}
+
+// Whoever pages must not have the libraries' memory in what it pages.
+BOOST_FIXTURE_TEST_CASE(what_the_libraries_allocate_is_announced, Fixture) {
+  static int begun = 0, announced = 0;
+  verbs_allocation_hook = [](bool is_beginning) {
+    begun += is_beginning ? 1 : -1;
+    announced++;
+    BOOST_TEST((begun == 0 || begun == 1));
+  };
+  device.is_there = device.is_silent = true;
+  device.is_announced = &begun;
+  BOOST_TEST((node->connect(50) == NodeStatus::kTimeout));
+  BOOST_TEST((node->connect(50) == NodeStatus::kTimeout));
+  node->close();
+  verbs_allocation_hook = nullptr;
+  BOOST_TEST(begun == 0);
+  BOOST_TEST(announced >= 6);
+  BOOST_TEST(device.unannounced == 0);
+}
+
+BOOST_FIXTURE_TEST_CASE(closing_ends_an_attempt_that_is_on_its_way, Fixture) {
+  device.is_there = device.is_silent = true;
+  BOOST_TEST((node->connect(50) == NodeStatus::kTimeout));
+  BOOST_TEST(device.ids == 1);
+  node->close();
+  BOOST_TEST(device.ids == 0);
+  BOOST_TEST((node->connect(50) == NodeStatus::kTimeout));
+  BOOST_TEST(device.tries == 2);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_node_that_was_dead_to_both_is_tried_by_verbs_again, Fixture) {
+  device.is_there = true;
+  std::string where = daemon.address_text();
+  daemon.kill_now();
+  BOOST_TEST((node->connect(2000) == NodeStatus::kLost));
+  test::Daemon again(scratch, "8M", where);
+  connects_by_tcp(5000);
+  BOOST_TEST(device.tries == 2);
 }
 
 BOOST_FIXTURE_TEST_CASE(without_anybody_there_both_are_tried_and_it_is_lost, Fixture) {

@@ -44,7 +44,8 @@ struct Scratch {
 class Daemon {
  public:
   explicit Daemon(const Scratch& scratch, const char* capacity = "8M",
-                  const std::string& listen = "127.0.0.1:0", const char* store_name = "/store") {
+                  const std::string& listen = "127.0.0.1:0", const char* store_name = "/store",
+                  const char* transport = "auto") {
     int out[2];
     BOOST_REQUIRE(pipe2(out, O_CLOEXEC) == 0);
     pid_ = fork();
@@ -56,7 +57,8 @@ class Daemon {
       const char* program = std::getenv("BTD_BARTENDERD");
       std::string store = scratch.path + store_name, key = scratch.path + "/key";
       execl(program, program, "--listen", listen.c_str(), "--store", store.c_str(), "--capacity",
-            capacity, "--key-file", key.c_str(), static_cast<char*>(nullptr));
+            capacity, "--key-file", key.c_str(), "--transport", transport,
+            static_cast<char*>(nullptr));
       _exit(127);
     }
     close(out[1]);

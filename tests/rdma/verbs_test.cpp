@@ -1,7 +1,7 @@
-// What a client does with a queue pair's events, with a queue that is made of vectors: NO DEVICE
-// HAS RUN THIS CODE YET. Invariants checked: the bytes of a write are posted before its message;
-// bytes are fetched only after a good reply, from the slot's own staging buffer; every operation is
-// reported exactly once, whatever breaks; lies are not delivered.
+// What a client does with a queue pair's events, with a queue that is made of vectors. (On a
+// device: tests/vm/verbs_guest_test.cpp.) Invariants checked: the bytes of a write are posted
+// before its message; bytes are fetched only after a good reply, from the slot's own staging
+// buffer; every operation is reported exactly once, whatever breaks; lies are not delivered.
 #define BOOST_TEST_MODULE verbs
 #include "rdma/verbs.hpp"
 

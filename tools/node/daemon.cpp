@@ -100,6 +100,14 @@ bool is_wildcard(const sockaddr_storage& storage) {
   return reinterpret_cast<const sockaddr_in&>(storage).sin_addr.s_addr == htonl(INADDR_ANY);
 }
 
+void set_port(sockaddr_storage& storage, uint16_t port) {
+  if (storage.ss_family == AF_INET6) {
+    reinterpret_cast<sockaddr_in6&>(storage).sin6_port = htons(port);
+  } else {
+    reinterpret_cast<sockaddr_in&>(storage).sin_port = htons(port);
+  }
+}
+
 NodeAddress listen_address(const Options& options) {
   NodeAddress address;
   if (!parse_address(options.listen.c_str(), address)) {
@@ -152,7 +160,7 @@ class Daemon {
   std::unique_ptr<Store> store_;
   std::unique_ptr<Service> service_;
   EventLoop loop_;
-  // One of them, or none yet.
+  // At least one of them, once it listens.
   std::unique_ptr<TcpTransport> tcp_;
   std::unique_ptr<VerbsTransport> verbs_;
 };
@@ -183,14 +191,16 @@ int Daemon::run() {
   return kExitOk;
 }
 
-// Verbs have not been run on a device yet, so "auto" does not choose them.
+// "auto" is both where there is a device, at one port number: rdma_cm's ports are not TCP's.  So a
+// client that prefers verbs and falls back to TCP finds the node either way.
 void Daemon::listen() {
   if (options_.transport != "verbs") {
     tcp_ = std::make_unique<TcpTransport>(address_, loop_, *service_);
-    return;
+    if (options_.transport == "tcp" || !has_infiniband("/sys/class/infiniband")) return;
   }
   const VerbsLibrary* library = load_verbs();
   if (library == nullptr || !has_verbs_device(*library)) {
+    if (tcp_) return;
     throw Failure{kExitFailed,
                   library == nullptr
                       ? "librdmacm is not installed; no extent was changed; install librdmacm1, or "
@@ -198,26 +208,30 @@ void Daemon::listen() {
                       : "this machine has no RDMA device; no extent was changed; give --transport "
                         "tcp"};
   }
-  verbs_ = std::make_unique<VerbsTransport>(*library, address_, loop_, *service_);
-  service_->set_transports(2);
-  log_.event("verbs have not been tested on a device yet");
+  NodeAddress where = address_;
+  if (tcp_) set_port(where.storage, tcp_->port());
+  try {
+    verbs_ = std::make_unique<VerbsTransport>(*library, where, loop_, *service_);
+  } catch (const Failure& failure) {
+    if (!tcp_) throw;
+    log_.event("over TCP only: " + failure.message);
+    return;
+  }
+  service_->set_transports(tcp_ ? 3 : 2);
 }
 
 void Daemon::announce() const {
   sockaddr_storage bound = address_.storage;
-  uint16_t port = htons(tcp_ ? tcp_->port() : verbs_->port());
-  if (bound.ss_family == AF_INET6) {
-    reinterpret_cast<sockaddr_in6&>(bound).sin6_port = port;
-  } else {
-    reinterpret_cast<sockaddr_in&>(bound).sin_port = port;
-  }
+  set_port(bound, tcp_ ? tcp_->port() : verbs_->port());
   uint64_t extents = 0;
   for (const auto& arena : store_->arenas()) extents += arena->extents.size();
   if (log_.is_json()) {
     Json json = json_document("bartenderd");
     json["event"] = "listening";
     json["address"] = address_text(bound);
-    json["transports"] = Json::array({tcp_ ? "tcp" : "verbs"});
+    json["transports"] = Json::array();
+    if (tcp_) json["transports"].push_back("tcp");
+    if (verbs_) json["transports"].push_back("verbs");
     json["node"] = uuid_text(store_->node());
     json["backend"] = backend_text(media_->backend());
     json["durability"] = media_->survives_power() ? "power" : "process";
@@ -227,7 +241,10 @@ void Daemon::announce() const {
     log_.json(json);
   } else {
     fmt::print("bartenderd: listening at {} ({}), {} on {}, {} extents, durable against {}\n",
-               address_text(bound), tcp_ ? "tcp" : "verbs",
+               address_text(bound),
+               !verbs_ ? "tcp"
+               : tcp_  ? "tcp, verbs"
+                       : "verbs",
                human_size(store_->slot_count() * kFarExtentBytes), backend_text(media_->backend()),
                extents, media_->survives_power() ? "power cuts" : "the death of this process only");
     std::fflush(stdout);
@@ -306,7 +323,7 @@ int run(int argc, char** argv) {
   app.add_option("--key-file", options.key_file, "64 hexadecimal digits, for its owner's eyes only")
       ->required();
   app.add_option("--transport", options.transport,
-                 "auto (which is tcp), tcp, or verbs (not yet tested on a device)")
+                 "tcp, verbs, or auto: both where there is an RDMA device")
       ->check(CLI::IsMember({"auto", "tcp", "verbs"}));
   app.add_option("--quota", options.quota, "bytes of extents that one arena may have");
   app.add_flag("--allow-any-address", options.is_any_address, "let --listen name every address");

@@ -102,6 +102,11 @@ void VerbsConnection::close(NodeStatus why) {
   linger_until_ms_ = steady_clock_ms() + kLingerMs;
 }
 
+void VerbsConnection::lose() {
+  is_broken_ = true;
+  close(NodeStatus::kLost);
+}
+
 // Whoever sends is in the middle of something: a broken connection is closed by sweep().
 void VerbsConnection::send(const Message& message) {
   if (!queue_.is_open() || !queue_.send(message)) is_broken_ = true;
@@ -209,7 +214,7 @@ void VerbsTransport::ready(uint32_t) {
     }
     if (type == RDMA_CM_EVENT_ESTABLISHED || id == listener_) continue;
     for (const auto& connection : connections_) {
-      if (connection->id() == id) connection->close(NodeStatus::kLost);
+      if (connection->id() == id) connection->lose();
     }
   }
 }

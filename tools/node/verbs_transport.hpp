@@ -4,8 +4,6 @@
 // destroys queue pair and region before close() returns, so that a fenced client's one-sided writes
 // reach nothing any more.  They never reach the store anyway: what is written lies in a staging
 // buffer until its message has been understood, and is copied before its checksum is looked at.
-//
-// NOT YET RUN ON A DEVICE, see rdma/verbs.hpp.
 #pragma once
 
 #include <list>
@@ -29,6 +27,7 @@ class VerbsConnection final : public Connection, public Source {
   void send(const wire::Message& message) override;
   void reply(uint8_t slot, wire::Reply reply, Payload payload) override;
   void close(NodeStatus why) override;
+  void lose();  // the peer has gone: nobody is told why
   void fill(wire::Accept& accept) override;
   uint32_t queue_pair() const override { return queue_.queue_pair(); }
 

@@ -1,6 +1,10 @@
 // A far window over fake nodes.
 #pragma once
 
+#include <signal.h>
+#include <sys/utsname.h>
+
+#include <cstdio>
 #include <memory>
 #include <string>
 #include <vector>
@@ -68,6 +72,16 @@ class Far {
   std::vector<std::unique_ptr<FakeNode>> nodes_;
   std::vector<Node*> pointers_[kFarHandlersMax + 1];
 };
+
+// What a thread gets that touches a lost extent: before Linux 6.6 a page cannot be poisoned, and is
+// forbidden instead.
+inline int lost_signal() {
+  utsname kernel{};
+  int major = 0, minor = 0;
+  ::uname(&kernel);
+  if (std::sscanf(kernel.release, "%d.%d", &major, &minor) != 2) return SIGBUS;
+  return major < 6 || (major == 6 && minor < 6) ? SIGSEGV : SIGBUS;
+}
 
 inline std::vector<std::unique_ptr<FakeStore>> make_stores(size_t count) {
   std::vector<std::unique_ptr<FakeStore>> stores;

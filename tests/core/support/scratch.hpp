@@ -68,13 +68,17 @@ class Scratch {
   pid_t owner_ = 0;
 };
 
-// A test that hangs is killed by the kernel, whoever runs it.
-inline void limit_time(unsigned seconds) { alarm(seconds); }
+// A test that hangs is killed by the kernel, whoever runs it.  BTD_TEST_PATIENCE: so many times the
+// time, on an emulated machine.
+inline void limit_time(unsigned seconds) {
+  const char* given = std::getenv("BTD_TEST_PATIENCE");
+  alarm(seconds * (given == nullptr ? 1 : static_cast<unsigned>(std::atoi(given))));
+}
 
 // First thing in a forked child: it dies of a fault or a hang at once, and never goes on with the
 // parent's test cases.
 inline void become_child() {
-  alarm(30);
+  limit_time(30);
   for (int number : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGALRM}) signal(number, SIG_DFL);
 }
 
