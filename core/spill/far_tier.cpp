@@ -21,12 +21,9 @@ static_assert(kFarUnitFrames * kFrameBytes == kFarExtentBytes);
 // other half is touched without a fault for ever.
 constexpr uint64_t kWindowShare = 2;
 constexpr uint64_t kWindowNearMin = 16 * kFarExtentBytes;
-// A node that crashed is started again within this time, or its data is given up.
-constexpr uint32_t kLostWaitMs = 30'000;
-
 // A node that is only being started again, or that a busy thread has not reached yet, has what it
 // had: a program rather waits than gets SIGBUS.
-constexpr uint32_t kLostWaitMs = 10000;
+constexpr uint32_t kLostWaitMs = 30'000;
 
 }  // namespace
 
@@ -74,7 +71,6 @@ Error FarTier::open(const FarPlace& place, Line& why) noexcept {
   for (uint32_t i = 0; i < request.handler_count; i++)
     request.handler_nodes[i] = nodes_->set(kHandlerSet + i);
   request.evictor_nodes = nodes_->set(kEvictorSet);
-  request.lost_wait_ms = kLostWaitMs;
   Error error = window_.open(request, why);
   if (error != Error::kNone) {
     // Nothing else may come to lie there.
