@@ -71,7 +71,7 @@ class Guest:
     """pmem: (path, bytes) of an NVDIMM's file.  wire: (path of a unix socket, 1 or 2), which joins two guests; 1 is started first.  Ends with the with-block, whatever happens in it."""
 
     def __init__(self, version, modules, script, memory_mib=1024, pmem=None, limit_s=120, echo=True, way=None,
-                 wire=None, name=''):
+                 wire=None, name='', cpus=2):
         vmlinux, initramfs = kernel.get(version)
         way = way or accelerator(version)
         self.scratch = tempfile.TemporaryDirectory(prefix='bartender-vm-')
@@ -93,7 +93,7 @@ class Guest:
                       '-device', f'virtio-net-pci,netdev=n0,romfile=,mac=52:54:00:00:00:0{wire[1]}']
         words = ('console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check random.trust_cpu=on '
                  f'vm.modules={",".join(modules)}')
-        command = ['qemu-system-x86_64', '-machine', machine, *way, '-m', memory, '-smp', '2', '-nodefaults', '-no-user-config',
+        command = ['qemu-system-x86_64', '-machine', machine, *way, '-m', memory, '-smp', str(cpus), '-nodefaults', '-no-user-config',
                    '-display', 'none', '-no-reboot', '-serial', 'stdio', '-kernel', vmlinux, '-initrd', initramfs, '-append', words,
                    '-fsdev', 'local,id=fs0,path=/,security_model=none,readonly=on,multidevs=remap',
                    '-device', 'virtio-9p-pci,fsdev=fs0,mount_tag=root',

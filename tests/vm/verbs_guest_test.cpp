@@ -300,7 +300,8 @@ BOOST_AUTO_TEST_CASE(a_machine_that_dies_is_noticed, *boost::unit_test::disabled
   BOOST_REQUIRE(parse_address(std::getenv("BTD_NODE"), address));
   Peer peer(address, client_of(1), kPatientMs);
   peer.connect_by_verbs();
-  BOOST_REQUIRE((peer.write(0, 3, 1) == NodeStatus::kGood));
+  NodeStatus written = peer.write(0, 3, 1);
+  BOOST_REQUIRE_MESSAGE(written == NodeStatus::kGood, int(written));
   std::printf("reading\n");
   std::fflush(stdout);
   uint64_t good_ms = steady_clock_ms();
