@@ -27,6 +27,10 @@ MODES = ('plain', 'threshold_0', 'default')
 NODES = []
 
 
+def addresses():
+    return ','.join(f'127.0.0.1:{node.port}' for node in NODES)
+
+
 def size(full, quick):
     return quick if QUICK else full
 
@@ -65,7 +69,7 @@ class Case(unittest.TestCase):
                 result['BARTENDER_THRESHOLD'] = '0'
             if mode == 'far':
                 result['BARTENDER_NEAR'] = self.near
-                result['BARTENDER_NODES'] = ','.join(f'127.0.0.1:{node.port}' for node in NODES)
+                result['BARTENDER_NODES'] = addresses()
                 result['BARTENDER_KEY_FILE'] = os.path.join(SCRATCH, 'key')
             if keep:
                 result['BARTENDER_ON_EXIT'] = 'keep'
@@ -85,7 +89,8 @@ class Case(unittest.TestCase):
         self.assertTrue(paths, f'no arena was used ({mode})')
         if TOOL is not None and os.access(TOOL, os.X_OK):
             for path in paths:
-                checked = run([TOOL, 'check', path], driver.clean_environment(self.work), timeout_s=120)
+                nodes = ['--nodes', addresses(), '--key-file', os.path.join(SCRATCH, 'key')] if mode == 'far' else []
+                checked = run([TOOL, 'check', *nodes, path], driver.clean_environment(self.work), timeout_s=120)
                 self.assertEqual(checked.status, 0, f'bartender check\n{checked}')
 
     def same(self, arguments, stdin=None, status=0, timeout_s=120, prepare=None, also=None, routes_by_default=True):
