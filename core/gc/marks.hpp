@@ -152,12 +152,9 @@ class Marks {
   const FrameHeader& frame_header(uint64_t frame) const { return frame_headers_[frame]; }
   // Where the states of the frame start.
   const uint8_t* states_of(uint64_t frame) const {
-    return frame < fine_first_ ? coarse_states_ + frame * kCoarseStatesPerFrame
-                               : fine_states_ + (frame - fine_first_) * kFineStatesPerFrame;
+    return reinterpret_cast<const uint8_t*>(image_.file + state_offset(*image_.header, frame));
   }
-  uint64_t coarse_frames() const { return coarse_frames_; }
   uint64_t fine_first() const { return fine_first_; }
-  uint64_t fine_frames() const { return fine_frames_; }
 
   // The bytes at a data offset; in a raw image up to the frame's end.
   const char* data(uint64_t offset) const {

@@ -115,7 +115,7 @@ Error Arena::attach(const Mapping& mapping, const ArenaHeader& header, bool keep
   header_ = header;
   for (const ZoneFrames& media : zones_of(header)) {
     if (media.grown == 0) continue;
-    Zone& zone = media.is_fine ? fine_ : media.is_far ? far_ : coarse_;
+    Zone& zone = zone_of(static_cast<uint32_t>(media.first));
     auto grown = static_cast<uint32_t>(media.grown);
     if (Error error = grow_metadata(zone, zone.first_frame, grown); error != Error::kNone)
       return error;

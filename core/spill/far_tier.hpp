@@ -5,8 +5,8 @@
 // arena's uuid.  It holds what is near of the far zone, so for as long as the machine runs it is as
 // much a part of the arena as the arena's own file.
 //
-// Thread safety: open(), end() and the fork functions by one thread at a time; discard() and
-// is_zero() as FarBacking says.
+// Thread safety: open(), leave_nothing(), close() and the fork functions by one thread at a time;
+// discard() and is_zero() as FarBacking says.
 #pragma once
 
 #include <cstddef>

@@ -12,10 +12,8 @@ uint32_t checksum_of(const LogRecord& record, const void* payload, uint32_t chai
 
 bool is_in_data(const ArenaHeader& header, uint64_t offset, uint64_t size_bytes) {
   for (const ZoneFrames& zone : zones_of(header)) {
-    uint64_t begin = header.data_offset + zone.first * kFrameBytes;
-    uint64_t zone_bytes = zone.grown * kFrameBytes;
-    if (offset >= begin && offset - begin <= zone_bytes &&
-        size_bytes <= zone_bytes - (offset - begin))
+    if (is_in(offset, size_bytes, header.data_offset + zone.first * kFrameBytes,
+              zone.grown * kFrameBytes))
       return true;
   }
   return false;

@@ -50,6 +50,11 @@ inline AllocPayload alloc_payload_of(const LogRecord* record) {
   return alloc_payload_of(payload_of(record));
 }
 
+// Whether [offset, + size_bytes) lies in [first, + bytes).
+inline bool is_in(uint64_t offset, uint64_t size_bytes, uint64_t first, uint64_t bytes) {
+  return offset >= first && offset - first <= bytes && size_bytes <= bytes - (offset - first);
+}
+
 inline uint32_t first_chain(uint64_t sequence) { return crc32c(&sequence, sizeof(sequence)); }
 
 // 0 is what was never written.

@@ -13,10 +13,6 @@ struct Open {
   bool is_good = true;
 };
 
-bool is_in(uint64_t offset, uint64_t size_bytes, uint64_t first, uint64_t bytes) {
-  return offset >= first && offset - first <= bytes && size_bytes <= bytes - (offset - first);
-}
-
 bool is_state(const ArenaHeader& header, uint64_t offset, uint64_t size_bytes) {
   for (const ZoneFrames& zone : zones_of(header)) {
     if (size_bytes == sizeof(uint16_t) &&
