@@ -57,13 +57,16 @@ struct Checker {
     listener.found(Finding{fault, what, offset, size_bytes, frame});
   }
 
-  // A record whose checksum was never stored is a place that is not in use.
+  // The first place without a checksum ends the table.  It may hold the beginning of a record whose
+  // making was cut short; what follows it was never written.
   void check_modules(uint64_t offset) {
-    for (size_t i = 0; i < kModuleCount; i++, offset += sizeof(ModuleRecord)) {
+    uint64_t end = offset + kModuleCount * sizeof(ModuleRecord);
+    for (; offset < end; offset += sizeof(ModuleRecord)) {
       ModuleRecord record;
       if (!view.read_file(offset, &record, sizeof(record)))
         report(Fault::kUnreadable, "cannot be read", offset, sizeof(record), kNoFrame);
-      if (record.checksum != 0 && record.checksum != checksum_of(record)) {
+      if (record.checksum == 0) return check_reserved(offset + sizeof(record), end);
+      if (record.checksum != checksum_of(record)) {
         report(Fault::kReservedRegion, "the record of a module fails its check", offset,
                sizeof(record), kNoFrame);
       }

@@ -114,6 +114,14 @@ BOOST_FIXTURE_TEST_CASE(every_byte_of_a_module_changed_is_reported, Fixture) {
   // Cut short before its last word: not in use.
   for (size_t at = sizeof(record) - 8; at < sizeof(record); at++) image.set_byte(begin + at, 0);
   BOOST_TEST(findings().empty());
+  // What follows a place that is not in use was never written.
+  for (uint64_t at = sizeof(record); at < kModuleCount * sizeof(record); at += 83) {
+    image.set_byte(begin + at, 0x40);
+    std::vector<Finding> found = findings();
+    BOOST_REQUIRE_EQUAL(found.size(), 1u);
+    BOOST_TEST(found[0].offset == begin + at);
+    image.set_byte(begin + at, 0);
+  }
 }
 
 BOOST_FIXTURE_TEST_CASE(every_byte_of_frame_headers_changed_is_reported, Fixture) {
