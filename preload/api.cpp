@@ -279,8 +279,9 @@ extern "C" {
 
 // --- Clusters
 
-btd_cluster* btd_cluster_create(const btd_config*) {
-  if (open_process_arena()) return handle_of(&process_cluster);
+btd_cluster* btd_cluster_create(const btd_config* settings) {
+  if (open_process_arena(settings != nullptr && settings->single_node == 1))
+    return handle_of(&process_cluster);
   errno = ENOTSUP;
   return nullptr;
 }

@@ -12,6 +12,7 @@
 #include "core/base/sys.hpp"
 #include "core/persist/durability.hpp"
 #include "core/recovery/open.hpp"
+#include "preload/far.hpp"
 #include "preload/paranoid.hpp"
 #include "preload/runtime.hpp"
 
@@ -25,6 +26,7 @@ namespace {
 struct OpenCluster {
   Cluster cluster;  // first: its address is the handle
   Arena arena;
+  FarTier* far = nullptr;     // nullptr: it has no memory nodes
   Lock late_lock;             // guards late_heap
   Heap* late_heap = nullptr;  // for threads that have no heap of their own any more
   OnExit on_exit = OnExit::kKeep;
@@ -104,10 +106,18 @@ Heap* heap_at(OpenCluster& open, uint32_t place) {
 void end(OpenCluster& open, bool is_good_end) {
   open.arena.deferred().settle(open.arena.persist());
   if (is_good_end && open.on_exit == OnExit::kDiscard && !open.cluster.roots().any()) {
-    open.arena.discard();
+    if (open.arena.discard() && open.far != nullptr) open.far->leave_nothing();
   } else {
     open.arena.close_in_good_order();
   }
+}
+
+// REQUIRES: nothing uses its memory any more.
+void unmap_cluster(OpenCluster* open) {
+  // The far window first: it lies within the arena's addresses.
+  if (open->far != nullptr) end_far(*open->far);
+  if (open->arena.is_open()) open->arena.close();
+  sys::unmap(open, sizeof(OpenCluster));
 }
 
 OpenCluster* map_cluster() {
@@ -145,10 +155,11 @@ Cluster* open_cluster(const char* uri, Error& error, Line& why) {
   request.durability = parsed.config.durability;
   request.keep_from_children = config.fork == ForkMode::kNone;
   request.may_create = parsed.may_create;
+  request.far = open->far = make_far(parsed.config);
   request.program = program_name();
   error = open_arena(request, open->arena, why);
   if (error != Error::kNone) {
-    sys::unmap(open, sizeof(OpenCluster));
+    unmap_cluster(open);
     return nullptr;
   }
   open->on_exit = parsed.config.on_exit;
@@ -169,8 +180,7 @@ Error close_cluster(Cluster* cluster) {
   generations[place].fetch_add(1, std::memory_order_relaxed);
   end(*open, true);
   open->cluster.close();
-  open->arena.close();
-  sys::unmap(open, sizeof(OpenCluster));
+  unmap_cluster(open);
   return Error::kNone;
 }
 
@@ -286,7 +296,11 @@ void clusters_after_fork_in_child() {
     if (open == nullptr) continue;
     places[place].store(nullptr, std::memory_order_relaxed);
     generations[place].fetch_add(1, std::memory_order_relaxed);
-    open->arena.fork_child();
+    bool has_far = open->arena.fork_child();
+    if (open->far != nullptr) {
+      open->far->forget_in_child();
+      if (config.fork == ForkMode::kSnapshot && !has_far) open->far->open_in_child();
+    }
     open->cluster.reset_after_fork();
     if (inherited_count < kClustersMax) inherited[inherited_count++] = open;
   }

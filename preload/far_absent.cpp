@@ -4,7 +4,7 @@
 
 namespace btd::preload {
 
-FarTier* configure_far(const Config& config) {
+FarTier* make_far(const Config& config) {
   if (config.nodes[0] != '\0') {
     Line()
         .text("BARTENDER_NODES: this build has no far tier; all stays near")
@@ -12,5 +12,7 @@ FarTier* configure_far(const Config& config) {
   }
   return nullptr;
 }
+
+void end_far(FarTier&) {}
 
 }  // namespace btd::preload

@@ -73,7 +73,7 @@ void refuse(Line& why, LogLevel level = LogLevel::kError) {
 // --------------------------------------------------------------------------------------------------------------------
 
 // True: the arena is open.  The first caller opens it.
-bool open_if_ready() {
+bool open_if_ready(bool is_alone = false) {
   Stage now = stage.load(std::memory_order_acquire);
   if (now == Stage::kOpen) return true;
   if (now != Stage::kReady) return false;
@@ -86,6 +86,7 @@ bool open_if_ready() {
   // perhaps behind a system call filter by then.
   next.free(next.malloc(1));
   Line why;
+  if (far != nullptr && is_alone) far->keep_from_new_arenas();
   Error error = open_by_config(config, program, far, arena, why);
   errno = kept;
   if (error != Error::kNone) {
@@ -274,7 +275,7 @@ bool has_own_malloc() {
   on_exit(end_process, nullptr);
   has_exit_key = pthread_key_create(&exit_key, end_thread) == 0;
   clusters_at_start();
-  far = configure_far(config);
+  far = make_far(config);
   stage.store(Stage::kReady, std::memory_order_release);
   threshold = static_cast<size_t>(config.threshold_bytes);
   errno = kept;
@@ -290,7 +291,7 @@ bool is_arena_ready() {
   Stage now = stage.load(std::memory_order_acquire);
   return now == Stage::kReady || now == Stage::kOpen;
 }
-bool open_process_arena() { return open_if_ready(); }
+bool open_process_arena(bool is_alone) { return open_if_ready(is_alone); }
 Lock& opening_lock() { return open_lock; }
 const char* program_name() { return program; }
 

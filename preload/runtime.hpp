@@ -66,8 +66,9 @@ bool is_arena_open();
 bool is_arena_ready();  // or open
 bool is_inherited();
 
-// True: the arena is open; it was opened if it was ready.
-bool open_process_arena();
+// True: the arena is open; it was opened if it was ready.  `is_alone`: if it is made now, it never
+// has far memory.
+bool open_process_arena(bool is_alone);
 
 // Calls work(context, cache) with this thread's cache of the process arena, or with one that
 // threads share, under its lock.  REQUIRES: the arena is open.

@@ -62,7 +62,8 @@ extern "C" {
 /* --- Clusters --- */
 
 struct btd_config {
-  int single_node; /* 1: this machine alone; 0: the same, in this version */
+  int single_node; /* 1: if this call makes the arena, all of it stays on this machine;
+                      0: it may have far memory, where BARTENDER_NODES names memory nodes */
 };
 
 struct btd_cluster; /* opaque */
@@ -85,6 +86,13 @@ BTD_API struct btd_cluster* btd_cluster_create(const struct btd_config* config)
  *   on_exit=WORD     keep; discard: at exit status 0, without  keep
  *                    a root, the file is removed
  *   create=0|1       whether a missing file is made            1
+ *   nodes=ADDRESSES  memory nodes, separated by commas: what   none
+ *                    does not fit near goes there (docs/far.md)
+ *   near=SIZE        how much stays on this machine            BARTENDER_NEAR
+ *   replicas=COUNT   nodes that have each extent, 1 to 8       BARTENDER_REPLICAS
+ *   key_file=PATH    the nodes' key                            BARTENDER_KEY_FILE
+ *   seal_key_file=PATH  the key that extents are sealed with   BARTENDER_SEAL_KEY_FILE
+ *   spill_policy=WORD   all, large                             BARTENDER_SPILL_POLICY
  * ERRORS, each with a line on stderr that says what is safe and what to do:
  *   EINVAL        the uri: no path, an unknown name, a bad value
  *   EBUSY         the arena is in use, by another process or by this one

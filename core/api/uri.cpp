@@ -7,8 +7,12 @@
 namespace btd {
 namespace {
 
-constexpr const char* kNames[] = {"SIZE", "DURABILITY", "ON_RESTART", "ON_EXIT"};
-constexpr char kAccepted[] = "size, durability, on_restart, on_exit and create are known";
+constexpr const char* kNames[] = {"SIZE",          "DURABILITY",  "ON_RESTART", "ON_EXIT",
+                                  "NODES",         "NEAR",        "REPLICAS",   "KEY_FILE",
+                                  "SEAL_KEY_FILE", "SPILL_POLICY"};
+constexpr char kAccepted[] =
+    "size, durability, on_restart, on_exit, create, nodes, near, replicas, key_file, "
+    "seal_key_file and spill_policy are known";
 
 bool is_name(const char* text, size_t length, const char* upper) {
   if (std::strlen(upper) != length) return false;
@@ -29,7 +33,7 @@ Error parse_option(const char* uri, const char* option, size_t length, ClusterUr
   const auto* equals = static_cast<const char*>(std::memchr(option, '=', length));
   if (equals == nullptr) return refuse(why, uri, "name=value is expected after the ?");
   auto name_length = static_cast<size_t>(equals - option);
-  char value[64] = {};
+  char value[kSettingTextBytes] = {};
   size_t value_length = length - name_length - 1;
   if (value_length >= sizeof(value)) return refuse(why, uri, "a value is too long");
   std::memcpy(value, equals + 1, value_length);
@@ -54,6 +58,7 @@ Error parse_option(const char* uri, const char* option, size_t length, ClusterUr
 Error parse_uri(const char* uri, const Config& defaults, ClusterUri& out, Line& why) {
   out.config = defaults;
   out.config.on_exit = OnExit::kKeep;
+  out.config.nodes[0] = '\0';
   out.may_create = true;
   size_t path_length = std::strcspn(uri, "?");
   if (path_length == 0) return refuse(why, uri, "no path");

@@ -16,7 +16,8 @@ struct ClusterUri {
   bool may_create;
 };
 
-// Takes what is not said from `defaults`; on_exit is then `keep`: who names a file wants it.
+// Takes what is not said from `defaults`; on_exit is then `keep`: who names a file wants it; and
+// there are no memory nodes: each arena with some has threads of its own.
 // ERRORS: kInvalid: no path, an unknown name, a bad value; kTooLong; kNotFound: there is no current
 // directory; `why` says it in words.
 Error parse_uri(const char* uri, const Config& defaults, ClusterUri& out, Line& why);

@@ -172,9 +172,8 @@ Error open_far(const OpenRequest& request, Arena& arena, bool has_data, Line* wh
   } else if (request.far == nullptr) {
     reason.text(request.path)
         .text(
-            ": some of its data is on memory nodes; set BARTENDER_NODES and BARTENDER_KEY_FILE as "
-            "they "
-            "were");
+            ": some of its data is on memory nodes; set BARTENDER_NODES and BARTENDER_KEY_FILE, or "
+            "nodes= and key_file= of its uri, as they were");
     error = Error::kInvalid;
   } else {
     FarPlace place{request.path,
@@ -213,13 +212,14 @@ Error create(const OpenRequest& request, const Mapping& mapping, Arena& arena, L
     capacity_bytes =
         max(kCapacityBytesMin, min<uint64_t>(capacity_bytes, round_down(limit.rlim_cur / 8, kMiB)));
   }
-  bool may_have_far = request.far != nullptr && request.durability == Durability::kProcess &&
+  bool wants_far = request.far != nullptr && request.far->is_for_new_arenas();
+  bool may_have_far = wants_far && request.durability == Durability::kProcess &&
                       mapping.backend() != Backend::kDevdax;
   for (;;) {
     Error error = arena.create(mapping, capacity_bytes, request.keep_from_children,
                                may_have_far ? capacity_bytes : 0);
     if (error == Error::kNone) {
-      open_far(request, arena, false);
+      if (wants_far) open_far(request, arena, false);
       return error;
     }
     // ulimit -v, valgrind, file size limits: a smaller arena is better than none.

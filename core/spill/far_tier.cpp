@@ -73,9 +73,6 @@ Error FarTier::open(const FarPlace& place, Line& why) noexcept {
   request.evictor_nodes = nodes_->set(kEvictorSet);
   Error error = window_.open(request, why);
   if (error != Error::kNone) {
-    // Nothing else may come to lie there.
-    sys::map(place.address, place.size_bytes + kFarExtentBytes, PROT_NONE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
     if (!place.has_data) ::unlink(path_);
     return error;
   }

@@ -68,6 +68,9 @@ class FarTier final : public FarBacking {
     nodes_ = &nodes;
     settings_ = settings;
   }
+  // An arena that is made by this process gets no far zone.
+  void keep_from_new_arenas() { is_for_new_arenas_ = false; }
+  bool is_for_new_arenas() const { return is_for_new_arenas_; }
   bool is_configured() const { return nodes_ != nullptr; }
   const FarSettings& settings() const { return settings_; }
 
@@ -101,6 +104,7 @@ class FarTier final : public FarBacking {
 
   NodeSource* nodes_ = nullptr;
   FarSettings settings_;
+  bool is_for_new_arenas_ = true;
   bool is_open_ = false;
   FarWindow window_;
   ForkChild child_;

@@ -180,7 +180,11 @@ void FarWindow::tear_down() noexcept {
     if (!has_rung_.load(std::memory_order_acquire)) rung_.wait(seen, 1'000'000);
   }
   // The mapping first: without the descriptor its missing pages would read as zeros.
-  if (pager_.base != nullptr) sys::unmap(pager_.base, pager_.window_bytes + kDoorbellBytes);
+  if (pager_.base != nullptr && request_.address == nullptr) {
+    sys::unmap(pager_.base, pager_.window_bytes + kDoorbellBytes);
+  } else if (pager_.base != nullptr) {
+    reserve_addresses(MAP_FIXED);
+  }
   pager_.base = nullptr;
   pager_.faults.close();
   pager_.file.close();
@@ -251,10 +255,16 @@ bool FarWindow::is_zero(uint64_t extent) const noexcept {
   return pager_.file.table().load(extent).state() == ExtentState::kZero;
 }
 
+// Nothing else may come to lie where the program believes its data.
+void FarWindow::reserve_addresses(int how) noexcept {
+  sys::map(pager_.base, pager_.window_bytes + kDoorbellBytes, PROT_NONE,
+           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | how, -1, 0);
+}
+
 void FarWindow::forget_in_child() noexcept {
   if (!is_open_) return;
-  sys::map(pager_.base, pager_.window_bytes + kDoorbellBytes, PROT_NONE,
-           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+  // What is mapped there is the child's snapshot.
+  reserve_addresses(MAP_FIXED_NOREPLACE);
   is_open_ = false;
 }
 

@@ -61,7 +61,8 @@ class FarWindow {
   // ERRORS: those of FarFile::open, Userfault::open and reattach; kSandboxed the threads cannot
   // have descriptors of their own, kNoMemory.
   Error open(const FarRequest& request, Line& why) noexcept;
-  // Stops the threads and unmaps the window.  File and nodes keep all, for the next open().
+  // Stops the threads and unmaps the window; addresses that it was given stay taken, by a mapping
+  // that may not be touched.  File and nodes keep all, for the next open().
   // REQUIRES: nobody touches the window any more.
   void close() noexcept;
 
@@ -99,6 +100,7 @@ class FarWindow {
   Error set_up() noexcept;
   Error map_window() noexcept;
   void tear_down() noexcept;
+  void reserve_addresses(int how) noexcept;
   void report(Error error) noexcept;
   uint64_t count_near() noexcept;
 

@@ -280,6 +280,46 @@ class Deaths(Case):
         self.assertEqual((outcome.status, outcome.out, outcome.reports()), (0, '400 blocks\n', []), str(outcome))
 
 
+class Clusters(Case):
+    """Arenas that a program opens by itself, with nodes in their uri."""
+
+    def test_clusters_with_nodes(self):
+        for _ in range(2):
+            self.start_node()
+        uris = [os.path.join(self.arenas, name) + f'?nodes={nodes}&near=4M&on_exit=discard&key_file={self.key}&replicas=1'
+                for name, nodes in (('one', self.addresses()), ('other', self.addresses().split(',')[0]))]
+        environment = self.environment(NODES='', KEY_FILE='')
+        process = driver.start([self.program('far_clusters'), 'fill', *uris], environment, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+        self.addCleanup(driver.end_group, process)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.stderr.close)
+        self.assertEqual(process.stdout.readline(), b'filled\n')
+        self.assertEqual(len(self.state_of(self.nodes[0])['arenas']), 2)
+        process.kill()
+        process.wait()
+        outcome = run([self.program('far_clusters'), 'verify', *(uri.split('?')[0] for uri in uris)], environment)
+        self.assertNotEqual(outcome.status, 0)
+        self.assertIn('nodes=', outcome.reports()[0])
+        outcome = run([self.program('far_clusters'), 'verify', *uris], environment, timeout_s=TIME_LIMIT_S)
+        self.assertEqual((outcome.status, outcome.out, outcome.reports()), (0, 'good\n', []), str(outcome))
+
+    def test_clusters_that_end_leave_nothing(self):
+        self.start_node()
+        uris = [os.path.join(self.arenas, name) + f'?nodes={self.addresses()}&near=4M&on_exit=discard&replicas=1' for name in ('one', 'other')]
+        outcome = run([self.program('far_clusters'), 'once', *uris], self.environment(NODES='', THRESHOLD='1M'), timeout_s=TIME_LIMIT_S)
+        self.assertEqual((outcome.status, outcome.out, outcome.reports()), (0, 'good\n', []), str(outcome))
+        self.assertEqual(os.listdir(self.arenas), [])
+        self.assertGreater(self.state_of(self.nodes[0])['writes'], 100)
+        self.await_true(lambda: self.state_of(self.nodes[0])['arenas'] == [], 'the node has forgotten the arenas')
+
+    def test_single_node_stays_on_this_machine(self):
+        self.start_node()
+        outcome = run([self.program('far_clusters'), 'alone'], self.environment(THRESHOLD='1M', NEAR='4M'), timeout_s=TIME_LIMIT_S)
+        self.assertEqual((outcome.status, outcome.out, outcome.reports()), (0, 'good\n', []), str(outcome))
+        self.assertEqual(self.state_of(self.nodes[0])['writes'], 0)
+
+
 if __name__ == '__main__':
     if len(sys.argv) < 5:
         sys.exit(__doc__)

@@ -55,6 +55,22 @@ BOOST_FIXTURE_TEST_CASE(all_options_are_taken, Fixture) {
   BOOST_TEST(!parsed.may_create);
 }
 
+BOOST_FIXTURE_TEST_CASE(memory_nodes_are_the_uris_own, Fixture) {
+  std::strcpy(defaults.nodes, "192.0.2.1:1");
+  std::strcpy(defaults.key_file, "/etc/key");
+  defaults.replicas = 3;
+  BOOST_TEST((parse("/a") == Error::kNone));
+  BOOST_TEST(std::string(parsed.config.nodes).empty());
+  BOOST_TEST((parse("/a?nodes=192.0.2.7:7070,[2001:db8::7]:7070&near=1G&seal_key_file=/etc/seal"
+                    "&spill_policy=large") == Error::kNone));
+  BOOST_TEST(std::string(parsed.config.nodes) == "192.0.2.7:7070,[2001:db8::7]:7070");
+  BOOST_TEST(parsed.config.near_bytes == kGiB);
+  BOOST_TEST(std::string(parsed.config.key_file) == "/etc/key");
+  BOOST_TEST(std::string(parsed.config.seal_key_file) == "/etc/seal");
+  BOOST_TEST(parsed.config.replicas == 3u);
+  BOOST_TEST((parsed.config.spill_policy == SpillPolicy::kLarge));
+}
+
 BOOST_FIXTURE_TEST_CASE(mistakes_are_named, Fixture) {
   refuses("", "no path");
   refuses("?size=1G", "no path");
@@ -66,7 +82,8 @@ BOOST_FIXTURE_TEST_CASE(mistakes_are_named, Fixture) {
   refuses("/a?SIZE=1G", "are known");
   refuses("/a?fork=none", "are known");
   refuses("/a?create=yes", "create is 0 or 1");
-  refuses("/a?on_exit=" + std::string(100, 'x'), "too long");
+  refuses("/a?on_exit=" + std::string(600, 'x'), "too long");
+  refuses("/a?replicas=9", "1 to 8");
   BOOST_TEST((parse(std::string(600, 'p')) == Error::kTooLong));
 }
 
