@@ -42,6 +42,7 @@ constinit FarTier* far;     // nullptr: no memory nodes
 constinit Heap* late_heap;  // for threads that have no heap of their own any more
 char program[NAME_MAX + 1];
 constinit std::atomic<bool> is_full_told{false};
+constinit std::atomic<bool> is_too_large_told{false};
 pthread_key_t exit_key;
 bool has_exit_key;
 
@@ -67,6 +68,22 @@ void refuse(Line& why, LogLevel level = LogLevel::kError) {
     abort();
   }
   why.text("; the program goes on in volatile memory").write(level);
+}
+
+void tell_what_does_not_fit(size_t size_bytes) {
+  bool is_too_large = arena.is_too_large(size_bytes);
+  if ((is_too_large ? is_too_large_told : is_full_told).exchange(true, std::memory_order_relaxed))
+    return;
+  Line line;
+  line.text("the arena ").text(arena.path());
+  if (is_too_large) {
+    line.text(" does not take a block of ")
+        .size(size_bytes)
+        .text(", more than half of the memory that was available; it is volatile (said once)");
+  } else {
+    line.text(" is full; what does not fit goes to volatile memory (said once)");
+  }
+  line.write(LogLevel::kError);
 }
 
 // --- Opening
@@ -307,14 +324,7 @@ BTD_COLD void* allocate(size_t size_bytes, size_t alignment, bool* is_zero) {
   void* block = nullptr;
   with_cache(
       [&](ThreadCache& mine) { block = arena.allocate(mine, size_bytes, alignment, is_zero); });
-  if (block == nullptr && size_bytes < config.size_bytes &&
-      !is_full_told.exchange(true, std::memory_order_relaxed)) {
-    Line()
-        .text("the arena ")
-        .text(arena.path())
-        .text(" is full; what does not fit goes to volatile memory (said once)")
-        .write(LogLevel::kError);
-  }
+  if (block == nullptr && size_bytes < config.size_bytes) tell_what_does_not_fit(size_bytes);
   return block;
 }
 

@@ -132,6 +132,8 @@ class Arena {
 
   bool is_open() const { return is_open_; }
   uint64_t data_bytes() const { return data_bytes_; }
+  // Such a block is not taken near, however much room the arena has: Mapping::at_once_bytes_max().
+  bool is_too_large(uint64_t size_bytes) const { return size_bytes > mapping_.at_once_bytes_max(); }
   // At a good end: the blocks of this epoch are given up, and the file too when it holds no others:
   // true.
   bool discard();

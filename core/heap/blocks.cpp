@@ -49,7 +49,7 @@ Reservation Arena::reserve_large(size_t size_bytes, size_t alignment, bool* is_z
   do {
     uint32_t frame = try_reserve_large(shape, alignment, is_zero);
     if (frame != kNoIndex) return large_reservation(frame);
-  } while (relieve(cache));
+  } while (!is_too_large(size_bytes) && relieve(cache));
   return {};
 }
 
@@ -59,7 +59,8 @@ uint32_t Arena::try_reserve_large(LargeShape shape, size_t alignment, bool* is_z
   {
     LockGuard guard(extent_lock_);
     tick();
-    extent = take_frames(coarse_, shape.frame_count, alignment);
+    if (!is_too_large(uint64_t{shape.frame_count} * kFrameBytes))
+      extent = take_frames(coarse_, shape.frame_count, alignment);
     if (!extent.exists() && (is_small_far_ || shape.frame_count >= kFarUnitFrames))
       extent = take_far(shape.frame_count, alignment);
   }

@@ -352,6 +352,7 @@ void Arena::publish_descriptor(uint32_t frame, ExtentKind kind, uint8_t detail,
 // Takes [first_frame, + frame_count), if free, for the extent that ends there; at the zone's end
 // the zone grows for it.
 bool Arena::take_after(uint32_t first_frame, uint32_t frame_count) {
+  if (is_too_large(uint64_t{frame_count} * kFrameBytes)) return false;
   Zone& zone = zone_of(first_frame - 1);
   FreeExtent more = zone.extents.take_at(first_frame, frame_count);
   if (!more.exists() && &zone != &far_) {

@@ -69,6 +69,25 @@ uint64_t dax_device_bytes(dev_t device) {
   return size_bytes;
 }
 
+// The number after `name` in a small file, UINT64_MAX if there is none.
+uint64_t number_in_file(const char* path, const char* name) {
+  char text[1024];
+  if (sys::read_file(path, text, sizeof(text)) <= 0) return UINT64_MAX;
+  const char* at = std::strstr(text, name);
+  at = at == nullptr ? "" : at + std::strlen(name);
+  while (*at == ' ') at++;
+  if (*at < '0' || *at > '9') return UINT64_MAX;
+  uint64_t number = 0;
+  for (; *at >= '0' && *at <= '9'; at++) number = number * 10 + static_cast<uint64_t>(*at - '0');
+  return number;
+}
+
+uint64_t available_memory_bytes() {
+  uint64_t available_kib = number_in_file("/proc/meminfo", "MemAvailable:");
+  uint64_t group_bytes = number_in_file("/sys/fs/cgroup/memory.max", "");
+  return min(group_bytes, available_kib > UINT64_MAX / kKiB ? UINT64_MAX : available_kib * kKiB);
+}
+
 Backend backend_of(int descriptor) {
   struct stat status {};
   if (sys::stat_of(descriptor, &status) == 0 && S_ISCHR(status.st_mode)) return Backend::kDevdax;
@@ -114,6 +133,7 @@ Error Mapping::open(const char* path, bool may_create) {
     close();
   }
   backend_ = backend_of(descriptor_);
+  if (backend_ == Backend::kTmpfs) at_once_bytes_max_ = available_memory_bytes() / 2;
   return Error::kNone;
 }
 

@@ -34,6 +34,9 @@ enum class Backend : uint8_t {
 // The size of a DAX character device, from sysfs (fstat tells none); 0: it is something else.
 uint64_t dax_device_bytes(dev_t device);
 
+// What this process may still take, as far as the kernel tells; UINT64_MAX: it does not.
+uint64_t available_memory_bytes();
+
 // What an open regular file or DAX device is.
 Backend backend_of(int descriptor);
 
@@ -70,6 +73,10 @@ class Mapping {
   // process's resident memory until it is touched; and after an error nothing stays allocated.
   // REQUIRES: the range holds nothing.
   Error allocate_resident(uint64_t offset, size_t size_bytes, size_t resident_bytes);
+  // More than this should not be allocated by one call: half of the memory that was available at
+  // open(), for a tmpfs.  A program that asks for so much seldom means to use it all, and taking it
+  // at once could wake the OOM killer.
+  uint64_t at_once_bytes_max() const { return at_once_bytes_max_; }
   // Returns the space to the file system; the range stays mapped and reads as zeros.  False: the
   // file system cannot.
   bool give_back(uint64_t offset, size_t size_bytes);
@@ -99,6 +106,7 @@ class Mapping {
   ino_t inode_ = 0;
   int descriptor_ = -1;  // while the arena is being opened
   uint64_t page_bytes_ = 0;
+  uint64_t at_once_bytes_max_ = UINT64_MAX;
   Backend backend_ = Backend::kTmpfs;
   char path_[512] = {};
 };

@@ -388,5 +388,23 @@ BOOST_FIXTURE_TEST_CASE(small_block_resizes_within_its_slot_only, Fixture) {
   }
 }
 
+// A tmpfs would have to find all the memory at once; survivors and metadata are left alone.
+BOOST_FIXTURE_TEST_CASE(a_block_of_most_of_memory_is_refused_at_once, Fixture) {
+  Life life(path, uint64_t{64} << 40);
+  BOOST_REQUIRE(life.is_open());
+  uint64_t most_bytes = life.arena().mapping().at_once_bytes_max();
+  if (most_bytes == UINT64_MAX) {
+    BOOST_TEST_MESSAGE("skipped: the arena is not in a tmpfs");
+    return;
+  }
+  uint32_t grown = life.arena().header().coarse_frames_grown;
+  BOOST_TEST(life.allocate(most_bytes + 1, 16) == nullptr);
+  BOOST_TEST(life.arena().header().coarse_frames_grown == grown);
+  char* block = life.allocate(kMiB, 16);
+  BOOST_REQUIRE(block != nullptr);
+  BOOST_TEST(!life.arena().resize_in_place(block, most_bytes + kMiB));
+  BOOST_TEST(life.arena().header().coarse_frames_grown < grown + 1024);
+}
+
 }  // namespace
 }  // namespace btd

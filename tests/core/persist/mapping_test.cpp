@@ -301,5 +301,14 @@ BOOST_FIXTURE_TEST_CASE(name_without_a_directory_is_of_the_current_one, Fixture)
   std::filesystem::current_path(before);
 }
 
+BOOST_FIXTURE_TEST_CASE(a_tmpfs_is_not_asked_for_most_of_memory_at_once, Fixture) {
+  prepare();
+  BOOST_REQUIRE(available_memory_bytes() != UINT64_MAX);
+  uint64_t total_bytes = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * 4096;
+  bool is_tmpfs = mapping.backend() == Backend::kTmpfs;
+  BOOST_TEST(mapping.at_once_bytes_max() > (is_tmpfs ? kMiB : total_bytes));
+  if (is_tmpfs) BOOST_TEST(mapping.at_once_bytes_max() <= total_bytes / 2);
+}
+
 }  // namespace
 }  // namespace btd
