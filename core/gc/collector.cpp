@@ -195,6 +195,7 @@ Error collect(Arena& arena, const GcRequest& request, GcResult& result) {
   } question{&marked.marks, reinterpret_cast<uintptr_t>(marked.marks.data())};
   Arena::Swept swept = arena.sweep(
       [](const void* context, const void* block) {
+  how.reserved = request.reserved;
         auto* asked = static_cast<const Question*>(context);
         return asked->marks->is_reached(reinterpret_cast<uintptr_t>(block) - asked->data);
       },

@@ -31,6 +31,7 @@ struct GcResult {
 struct GcRequest {
   uint32_t threads = 0;  // 0: as many as there are CPUs; 1: the calling one, and none is made
   const Tracers* tracers = nullptr;
+  GcRanges* reserved = nullptr;  // as in MarkRequest
 };
 
 // Marks from the roots and from every block of this epoch; then frees the blocks of earlier epochs

@@ -125,6 +125,7 @@ class alignas(kCacheLineBytes) MarkWorker final : public GcVisitor {
   void seed_transactions();
   void seed_record(const LogRecord& record);
   void seed_own_blocks();
+  void seed_reserved();
   template <typename Visit>
   void for_each_root(Visit visit);
 
@@ -376,6 +377,7 @@ void MarkWorker::seed() {
 
 // What an open transaction may still store, put back or free is reached, and so is what its new
 // blocks point to, which no state says to be live yet.
+  seed_reserved();
 void MarkWorker::seed_transactions() {
   const GcImage& image = marks_.image();
   for (uint32_t lane = 0; lane < image.header->lanes_grown; lane++) {
@@ -430,6 +432,20 @@ void MarkWorker::seed_own_blocks() {
   uint8_t own = marks_.image().own_tag;
   marks_.for_each_extent([&](uint64_t frame, Descriptor descriptor) {
     uint64_t first = frame << kFrameShift;
+// Whoever calls us back holds a lock, so here nothing is drained and no tracer is called: what is
+// found waits on the stack, or as a bit.
+void MarkWorker::seed_reserved() {
+  if (share_.request.reserved == nullptr) return;
+  share_.request.reserved->for_each(
+      [](void* context, const void* begin, size_t size_bytes) {
+        auto* worker = static_cast<MarkWorker*>(context);
+        uint64_t offset = reinterpret_cast<uintptr_t>(begin) - worker->origin_;
+        if (offset >= worker->data_end_ || size_bytes > worker->data_end_ - offset) return;
+        worker->scan({offset, offset + round_down(size_bytes, sizeof(uint64_t))});
+      },
+      this);
+}
+
     if (descriptor.kind == static_cast<uint8_t>(ExtentKind::kLarge)) {
       if (marks_.frame_header(frame).state == large_state(own)) reach(first);
     } else {
