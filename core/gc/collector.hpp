@@ -54,4 +54,8 @@ struct GcRequest {
 [[nodiscard]] Error collect_untrusted(const ArenaHeader& header, char* file, Persist& persist,
                                       GcResult& result);
 
+// What collect_untrusted() would do, counted from marks of an image whose states are not trusted.
+// Nothing is written, and the file need not be writable.  Adds to kept_* and freed_* of `result`.
+void preview_untrusted(const Marks& marks, GcResult& result);
+
 }  // namespace btd
