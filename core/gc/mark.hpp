@@ -52,7 +52,7 @@ struct MarkRequest {
 struct MarkTotals {
   uint64_t blocks;
   uint64_t bytes;
-  uint64_t postponed;  // blocks that met a full stack
+  uint64_t postponed;  // blocks that met a full stack, or were to be fetched first
   uint64_t table_bytes;
 };
 
