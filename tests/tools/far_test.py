@@ -411,6 +411,12 @@ class CheckAndInfo(Case):
         self.assertEqual((far["window_file"], far["window_file_good"], far["unknown_bytes"]), (self.window_file(), True, 0))
         self.assertGreaterEqual(far["window_file_bytes"], far["near_bytes"])
         self.assertEqual(sum(node["extents"] for node in far["nodes"]), sum(arena[2] for state in self.stores() for arena in state[3]))
+        listed = self.tool_json("ls", self.arena, env=self.clean)["arenas"][0]["far"]
+        self.assertEqual(listed.pop("nodes"), [])
+        self.assertEqual(listed, {name: value for name, value in far.items() if name != "nodes"})
+        text = self.run_tool("ls", self.arena, env=self.clean).stdout.decode()
+        column = text.splitlines()[0].index("FAR") + 3
+        self.assertRegex(text.splitlines()[1][:column], r"[4-6]\d\.\d MiB$")
         text = self.run_tool("info", self.arena).stdout.decode()
         self.assertIn(self.daemons[0].address, text)
         self.assertIn("on nodes", self.run_tool("info", self.arena, env=self.clean).stdout.decode())
