@@ -131,14 +131,14 @@ void refuse_live(const ArenaView& view, const std::string& path) {
           printable(path), program_of(view.header()), view.header().pid)};
 }
 
-Outcome check_structures(const Options& options, const ArenaView& view) {
+Outcome check_structures(const Options& options, const ArenaView& view, FarZone& far) {
   std::vector<Finding> findings = check_all(view, "checking the arena");
   refuse_live(
       view,
       options.path);  // a program may have opened it meanwhile: what was found means nothing then
   if (findings.empty()) {
     Outcome outcome{kExitOk, "clean", {}, {}, {}, {}, {}};
-    if (options.is_pointers) outcome.pointers = find_volatile_pointers(options.path, view);
+    if (options.is_pointers) outcome.pointers = find_volatile_pointers(options.path, view, far);
     return outcome;
   }
   if (!options.is_repair) return {kExitDamaged, "damaged", findings, {}, findings, {}, {}};
@@ -158,13 +158,7 @@ Outcome check(const Options& options) {
   open_arena(options.path, view);
   refuse_live(view, options.path);
   FarZone far(options.path, view, options.nodes);
-  if (far.is_used() && options.is_pointers) {
-    throw Failure{kExitRefused,
-                  fmt::format("{}: some of its blocks are in far memory, where pointers cannot be "
-                              "followed; nothing was changed; check it without --pointers",
-                              printable(options.path))};
-  }
-  Outcome outcome = check_structures(options, view);
+  Outcome outcome = check_structures(options, view, far);
   if (!far.is_used()) return outcome;
   if (outcome.status == kExitRepaired) tell_of_copy(options, far);
   ReplicaReport report = verify_replicas(view, far);

@@ -1,11 +1,16 @@
 // bartender gc: frees the blocks of a dead arena that no root leads to, or tells how many they are.
 #include <fmt/core.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "core/gc/collector.hpp"
+#include "core/recovery/boot.hpp"
 #include "core/recovery/open.hpp"
 #include "tools/arena_file.hpp"
+#include "tools/far_owner.hpp"
 #include "tools/mapped_arena.hpp"
 #include "tools/tool.hpp"
 
@@ -14,6 +19,7 @@ namespace {
 
 struct Options {
   std::string path;
+  NodeOptions nodes;
   bool is_dry = false;
   bool is_json = false;
 };
@@ -21,6 +27,7 @@ struct Options {
 struct Outcome {
   uint64_t roots;
   uint64_t waiting_transactions;
+  bool is_after_power_loss;  // the states mean nothing: recovery itself collects
   GcResult result;
 };
 
@@ -34,47 +41,52 @@ void require_roots(const Options& options, const Outcome& outcome) {
                   printable(options.path))};
 }
 
-// What a run would do, from the file as it lies: transactions that wait for their replay, and power
-// loss, are recovery's to settle first.
-Outcome look(const Options& options, const ArenaView& view) {
+// What a run would do, recovery included, from the file as it lies.  But for transactions that wait
+// for their replay: that is recovery's to do first.
+Outcome look(const Options& options, const ArenaView& view, FarZone& far) {
   Outcome outcome{};
   outcome.roots = roots_of(view).size();
+  outcome.is_after_power_loss = are_states_doubtful(view.header());
   Summary summary = summarize(view);
-  MappedArena arena(options.path, view);
+  MappedArena arena(options.path, view, &far);
   OpenTransactions waiting = transactions_of(arena);
   outcome.waiting_transactions = waiting.committed + waiting.open;
   Marks marks;
   MarkTotals totals{};
-  arena.mark(marks, totals, summary.live_blocks);
-  uint64_t live_blocks = 0, live_bytes = 0;
-  marks.for_each_reached([&](const GcBlock& block) {
-    live_blocks++;
-    live_bytes += block.size_bytes;
-  });
-  marks.close();
+  arena.mark(marks, totals, summary.live_blocks, !outcome.is_after_power_loss);
   GcResult& result = outcome.result;
-  result.reachable_blocks = result.kept_blocks = live_blocks;
-  result.reachable_bytes = result.kept_bytes = live_bytes;
-  result.freed_blocks = summary.live_blocks - std::min(summary.live_blocks, live_blocks);
-  result.freed_bytes = summary.live_bytes - std::min(summary.live_bytes, live_bytes);
+  if (outcome.is_after_power_loss) {
+    preview_untrusted(marks, result);
+  } else {
+    result.kept_blocks = totals.blocks;
+    result.kept_bytes = totals.bytes;
+    result.freed_blocks = summary.live_blocks - std::min(summary.live_blocks, totals.blocks);
+    result.freed_bytes = summary.live_bytes - std::min(summary.live_bytes, totals.bytes);
+  }
+  marks.close();
+  result.reachable_blocks = totals.blocks;
+  result.reachable_bytes = totals.bytes;
   result.table_bytes = totals.table_bytes;
   return outcome;
 }
 
-Outcome run(const Options& options) {
+GcResult run(const Options& options, bool has_far) {
   static Arena arena;  // it is large
+  std::optional<FarOwner> far;
   OpenRequest request{options.path.c_str(), 0};
   request.may_create = false;
   request.program = "bartender gc";
+  if (has_far) request.far = &far.emplace(options.nodes).tier();
   Line why;
   if (Error error = open_arena(request, arena, why); error != Error::kNone) {
     throw Failure{exit_of(error), message_of(why)};
   }
-  Outcome outcome{};
-  Error error = collect(arena, {}, outcome.result);
+  GcResult result{};
+  Error error = collect(arena, {}, result);
   arena.close_in_good_order();
+  if (has_far) far->close();
   arena.close();
-  if (error == Error::kNone) return outcome;
+  if (error == Error::kNone) return result;
   throw Failure{kExitFailed, fmt::format("{}: no memory to mark its blocks; none was freed; try "
                                          "again",
                                          printable(options.path))};
@@ -86,6 +98,10 @@ void print_text(const Options& options, const Outcome& outcome) {
              outcome.roots, result.reachable_blocks, human_size(result.reachable_bytes),
              result.freed_blocks, human_size(result.freed_bytes),
              options.is_dry ? "would be freed" : "were freed");
+  if (outcome.is_after_power_loss) {
+    fmt::print("the machine has died since: any program that opens it frees what {} freed here\n",
+               options.is_dry ? "would be" : "was");
+  }
   if (options.is_dry && outcome.waiting_transactions > 0) {
     fmt::print(
         "{} transactions wait for recovery, which a run does first: the numbers may change\n",
@@ -100,6 +116,7 @@ void print_as_json(const Options& options, const Outcome& outcome) {
   json["dry_run"] = options.is_dry;
   json["roots"] = outcome.roots;
   json["waiting_transactions"] = outcome.waiting_transactions;
+  json["after_power_loss"] = outcome.is_after_power_loss;
   json["reachable_blocks"] = result.reachable_blocks;
   json["reachable_bytes"] = result.reachable_bytes;
   json["freed_blocks"] = result.freed_blocks;
@@ -108,8 +125,18 @@ void print_as_json(const Options& options, const Outcome& outcome) {
   print_json(json);
 }
 
+// Whoever takes over far memory leaves its files behind as their owner.
+void require_owner(const Options& options, const ArenaView& view) {
+  struct stat status {};
+  if (fstat(view.descriptor(), &status) == 0 && status.st_uid == geteuid()) return;
+  throw Failure{kExitRefused, fmt::format("{}: it has far memory, and belongs to another user; "
+                                          "nothing was changed; collect it as user {}",
+                                          printable(options.path), status.st_uid)};
+}
+
 Outcome collect_file(const Options& options) {
   Outcome looked{};
+  bool has_far = false;
   {
     ArenaView view;
     open_arena(options.path, view);
@@ -120,24 +147,27 @@ Outcome collect_file(const Options& options) {
                       "the program has ended, or from within by btd_gc()",
                       printable(options.path), program_of(view.header()), view.header().pid)};
     }
-    if (view.header().far_frames_grown > 0) {
-      throw Failure{
-          kExitRefused,
-          fmt::format("{}: some of its blocks are in far memory, where only a program that has the "
-                      "arena open can follow pointers; nothing was changed; collect it from within "
-                      "by btd_gc()",
-                      printable(options.path))};
-    }
-    if (options.is_dry) return look(options, view);
+    FarZone far(options.path, view, options.nodes);
+    has_far = far.is_used();
+    if (options.is_dry) return look(options, view, far);
+    if (has_far) require_owner(options, view);
     looked.roots = roots_of(view).size();
     OpenTransactions waiting = transactions_of(MappedArena(options.path, view));
     looked.waiting_transactions = waiting.committed + waiting.open;
     // The replay of one that is committed may still set a root.
     if (waiting.committed == 0) require_roots(options, looked);
+    // Recovery frees after power loss, and does not tell; and where blocks are far, all that the
+    // roots lead to is read before anything is written, since what no node has then would be given
+    // up as lost.
+    if (has_far || are_states_doubtful(view.header())) looked = look(options, view, far);
   }
-  Outcome outcome = run(options);
-  outcome.roots = looked.roots;
-  return outcome;
+  GcResult result = run(options, has_far);
+  if (looked.is_after_power_loss) {
+    result.freed_blocks = looked.result.freed_blocks;
+    result.freed_bytes = looked.result.freed_bytes;
+  }
+  looked.result = result;
+  return looked;
 }
 
 }  // namespace
@@ -148,10 +178,11 @@ void add_gc(CLI::App& app, int& status) {
   static Options options;
   command->add_option("ARENA", options.path, "the arena's file or device")->required();
   command->add_flag("--dry-run", options.is_dry, "only read it, and tell what would be freed");
+  add_node_options(*command, options.nodes);
   command->add_flag("--json", options.is_json, "print JSON");
   command->footer(
       "Exit status: 0 done, 2 damaged, 3 refused (in use, no root is set, not an arena, newer),\n"
-      "4 could not be done.");
+      "4 could not be done, 5 memory nodes do not give what roots lead to.");
   command->callback([&status] {
     Outcome outcome = collect_file(options);
     options.is_json ? print_as_json(options, outcome) : print_text(options, outcome);

@@ -2,6 +2,7 @@
 #include <fmt/core.h>
 
 #include "tools/arena_file.hpp"
+#include "tools/replicas.hpp"
 #include "tools/tool.hpp"
 
 namespace btd::tools {
@@ -12,7 +13,8 @@ struct Options {
   bool is_json = false;
 };
 
-Json describe(const std::string& path, const ArenaView& view) {
+// Nodes are not asked: what is there follows from the files.
+Json describe(const std::string& path, ArenaView& view) {
   Summary summary = summarize(view);
   const ArenaHeader& header = view.header();
   Life life = life_of(view);
@@ -29,14 +31,19 @@ Json describe(const std::string& path, const ArenaView& view) {
   json["opened_s"] = header.opened_s;
   json["changed_s"] = last_change_s(view);
   json["uuid"] = uuid_text(header);
+  json["far"] = nullptr;
+  if (view.far_end() > 0) {
+    FarZone far(path, view, {});
+    json["far"] = describe(use_of(view, far), view, far);
+  }
   return json;
 }
 
 int list(const Options& options) {
   Json json = json_document("ls");
   json["arenas"] = Json::array();
-  Table table(
-      {"ARENA", "STATE", ">PID", ">SIZE", ">ON DISK", ">LIVE", ">BLOCKS", "PROGRAM", "OPENED"});
+  Table table({"ARENA", "STATE", ">PID", ">SIZE", ">ON DISK", ">FAR", ">LIVE", ">BLOCKS", "PROGRAM",
+               "OPENED"});
   int status = kExitOk;
   for (const Place& place : find_arenas(options.places)) {
     ArenaView view;
@@ -50,7 +57,7 @@ int list(const Options& options) {
       const char* state = error == Error::kCorrupt ? "damaged" : "refused";
       json["arenas"].push_back(
           {{"path", place.path}, {"state", state}, {"reason", fault_text(view.fault())}});
-      table.row({printable(place.path), red(state), "-", "-", "-", "-", "-",
+      table.row({printable(place.path), red(state), "-", "-", "-", "-", "-", "-",
                  fault_text(view.fault()), "-"});
       if (place.is_named) status = exit_of(error);
       continue;
@@ -59,9 +66,10 @@ int list(const Options& options) {
     Life life = life_of(view);
     table.row({printable(place.path), life_coloured(life),
                life == Life::kLive ? arena["pid"].dump() : "-", human_size(arena["capacity_bytes"]),
-               human_size(arena["allocated_bytes"]), human_size(arena["live_bytes"]),
-               arena["live_blocks"].dump(), program_of(view.header()),
-               human_time(view.header().opened_s)});
+               human_size(arena["allocated_bytes"]),
+               arena["far"].is_null() ? "-" : human_size(arena["far"]["used_bytes"]),
+               human_size(arena["live_bytes"]), arena["live_blocks"].dump(),
+               program_of(view.header()), human_time(view.header().opened_s)});
     json["arenas"].push_back(std::move(arena));
   }
   if (options.is_json) {

@@ -13,8 +13,10 @@
 
 namespace btd::tools {
 
-MappedArena::MappedArena(const std::string& path, const ArenaView& view)
+MappedArena::MappedArena(const std::string& path, const ArenaView& view, FarZone* far)
     : path_(path), view_(view) {
+  if (far != nullptr && far->is_used())
+    far_ = std::make_unique<FarPages>(path, view, *far, near_bytes_wanted());
   void* memory = mmap(nullptr, view.header().file_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE,
                       view.descriptor(), 0);
   if (memory == MAP_FAILED) {
@@ -30,10 +32,12 @@ MappedArena::~MappedArena() { munmap(bytes_, view_.header().file_bytes); }
 GcImage MappedArena::image() const {
   GcImage image{&view_.header(), bytes_};
   image.is_raw = true;
+  image.far = far_.get();
   return image;
 }
 
-void MappedArena::mark(Marks& marks, MarkTotals& totals, uint64_t live_blocks) const {
+void MappedArena::mark(Marks& marks, MarkTotals& totals, uint64_t live_blocks,
+                       bool trusts_states) const {
   struct Told {
     Progress progress{"following pointers"};
     uint64_t total;
@@ -46,11 +50,14 @@ void MappedArena::mark(Marks& marks, MarkTotals& totals, uint64_t live_blocks) c
     auto* all = static_cast<Told*>(context);
     all->progress.update(std::min(blocks, all->total), all->total);
   };
-  if (marks.open(image()) != Error::kNone || btd::mark(marks, request, totals) != Error::kNone) {
+  GcImage read = image();
+  read.trusts_states = trusts_states;
+  if (marks.open(read) != Error::kNone || btd::mark(marks, request, totals) != Error::kNone) {
     throw Failure{kExitFailed,
                   fmt::format("{}: no memory to mark its blocks; nothing was changed; try again",
                               printable(path_))};
   }
+  require_whole();
 }
 
 std::vector<RootEntry> roots_of(const ArenaView& view) {

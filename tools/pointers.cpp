@@ -98,34 +98,44 @@ std::string place_of(const std::vector<Module>& modules, uint64_t value) {
 
 }  // namespace
 
-PointerReport find_volatile_pointers(const std::string& path, const ArenaView& view) {
+PointerReport find_volatile_pointers(const std::string& path, const ArenaView& view, FarZone& far) {
   PointerReport report;
   Summary summary = summarize(view);
-  MappedArena arena(path, view);
+  MappedArena arena(path, view, &far);
   std::vector<Module> modules = modules_of(view);
   Marks marks;
   MarkTotals totals{};
   arena.mark(marks, totals, summary.live_blocks);
   Progress progress("looking for pointers");
   uint64_t base = view.header().base_address, end = base + view.header().file_bytes;
+  auto look_at = [&](const GcBlock& block, uint64_t at, uint64_t value) {
+    if (value >= base && value < end) return;
+    std::string into = place_of(modules, value);
+    if (const char* range = volatile_range_of(value); into.empty() && range != nullptr)
+      into = range;
+    if (into.empty()) return;
+    report.count++;
+    if (report.pointers.size() < kPointersMax)
+      report.pointers.push_back({block.offset, block.size_bytes, at, value, into});
+  };
   marks.for_each_reached([&](const GcBlock& block) {
     report.blocks++;
     report.bytes += block.size_bytes;
     progress.update(report.blocks, totals.blocks);
-    for (uint64_t at = 0; at + sizeof(uint64_t) <= block.size_bytes; at += sizeof(uint64_t)) {
-      uint64_t value;
-      std::memcpy(&value, marks.data(block.offset + at), sizeof(value));
-      if (value >= base && value < end) continue;
-      std::string into = place_of(modules, value);
-      if (const char* range = volatile_range_of(value); into.empty() && range != nullptr)
-        into = range;
-      if (into.empty()) continue;
-      report.count++;
-      if (report.pointers.size() < kPointersMax)
-        report.pointers.push_back({block.offset, block.size_bytes, at, value, into});
+    // By frames: what is read of one is together.
+    for (uint64_t at = 0; at < block.size_bytes;) {
+      uint64_t end_of_frame = round_up(block.offset + at + 1, uint64_t{kFrameBytes}) - block.offset;
+      const char* bytes = marks.data(block.offset + at);
+      for (const uint64_t part = std::min(end_of_frame, block.size_bytes) - at, from = at;
+           at + sizeof(uint64_t) <= from + part; at += sizeof(uint64_t)) {
+        uint64_t value;
+        std::memcpy(&value, bytes + at - from, sizeof(value));
+        look_at(block, at, value);
+      }
     }
   });
   marks.close();
+  arena.require_whole();
   return report;
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/recovery/view.hpp"
+#include "tools/far_zone.hpp"
 
 namespace btd::tools {
 
@@ -30,6 +31,7 @@ inline constexpr size_t kPointersMax = 10000;
 // program's map is not known, so this is a guess by address.
 const char* volatile_range_of(uint64_t value);
 
-PointerReport find_volatile_pointers(const std::string& path, const ArenaView& view);
+// Throws Failure, also if a far block that roots lead to cannot be read.
+PointerReport find_volatile_pointers(const std::string& path, const ArenaView& view, FarZone& far);
 
 }  // namespace btd::tools

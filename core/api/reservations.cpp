@@ -34,6 +34,16 @@ bool Reservations::take(const void* block, Reservation& reservation, size_t& siz
   return false;
 }
 
+void Reservations::for_each(void (*visit)(void* context, const void* begin, size_t size_bytes),
+                            void* context) noexcept {
+  LockGuard guard(lock_);
+  for (uint32_t i = 0; i < capacity_; i++) {
+    const Entry& entry = entries_[i];
+    if (entry.reservation.block != nullptr)
+      visit(context, entry.reservation.block, entry.size_bytes);
+  }
+}
+
 // REQUIRES: the lock, and room.
 void Reservations::insert(const Entry& entry) {
   uint32_t i = home_of(entry.reservation.block);

@@ -14,17 +14,22 @@
 #include <cstdint>
 
 #include "core/base/lock.hpp"
+#include "core/gc/mark.hpp"
 #include "core/heap/arena.hpp"
 
 namespace btd {
 
-class Reservations {
+class Reservations final : public GcRanges {
  public:
   // False: the kernel refuses DRAM; nothing was kept.
   [[nodiscard]] bool keep(const Reservation& reservation, size_t size_bytes);
 
   // Takes the block out of the table.  False: it is not reserved.
   bool take(const void* block, Reservation& reservation, size_t& size_bytes);
+
+  // What the program has put into them already keeps what it points to: the collector asks.
+  void for_each(void (*visit)(void* context, const void* begin, size_t size_bytes),
+                void* context) noexcept override;
 
   uint32_t count() const { return count_; }
 

@@ -88,15 +88,16 @@ class StateWriter {
   uintptr_t line_ = 0;  // changed, not flushed yet
 };
 
+// Decides over every state by the marks alone.
 class Rewriter {
  public:
-  Rewriter(const Marks& marks, const ArenaHeader& header, char* file, Persist& persist,
-           bool has_roots, GcResult& result)
+  // `writer`: nullptr: it only counts.
+  Rewriter(const Marks& marks, StateWriter* writer, GcResult& result)
       : marks_(marks),
-        header_(header),
-        file_(file),
-        writer_(persist),
-        has_roots_(has_roots),
+        header_(*marks.image().header),
+        file_(const_cast<char*>(marks.image().file)),
+        writer_(writer),
+        has_roots_(header_.roots_grown > 0),
         result_(result) {}
 
   void run() {
@@ -111,12 +112,20 @@ class Rewriter {
       }
     });
     clear_frames(done_, header_.coarse_frame_count + uint64_t{header_.fine_frames_grown});
-    writer_.finish();
+    if (writer_ != nullptr) writer_->finish();
   }
 
  private:
   uint8_t* states_of(uint64_t frame) {
     return reinterpret_cast<uint8_t*>(file_ + state_offset(header_, frame));
+  }
+
+  template <typename State>
+  void store(State* state, State value) {
+    if (writer_ != nullptr) writer_->store(state, value);
+  }
+  void clear(uint8_t* states, uint64_t count) {
+    if (writer_ != nullptr) writer_->clear(states, count);
   }
 
   // States of frames that hold no slots; of the grown ones in [first, end).
@@ -125,8 +134,8 @@ class Rewriter {
       uint64_t from = max(first, zone.first);
       uint64_t to = min(end, zone.end_grown());
       if (from < to) {
-        writer_.clear(states_of(from),
-                      (to - from) * (zone.is_fine ? kFineStatesPerFrame : kCoarseStatesPerFrame));
+        clear(states_of(from),
+              (to - from) * (zone.is_fine ? kFineStatesPerFrame : kCoarseStatesPerFrame));
       }
     }
   }
@@ -141,11 +150,11 @@ class Rewriter {
       uint8_t* state = states + uint64_t{slot} * info.granules;
       bool is_kept = has_roots_ ? marks_.is_reached(offset) : is_live(*state);
       count_block(is_kept, *state != kStateFree, info.slot_bytes);
-      if (has_roots_ || !is_kept) writer_.store(state, is_kept ? kStateKept : kStateFree);
-      writer_.clear(state + 1, info.granules - 1);
+      if (has_roots_ || !is_kept) store(state, is_kept ? kStateKept : kStateFree);
+      clear(state + 1, info.granules - 1);
     }
     uint64_t used = uint64_t{info.slot_count} * info.granules;
-    writer_.clear(states + used, count - used);
+    clear(states + used, count - used);
   }
 
   void rewrite_large(uint64_t frame) {
@@ -156,7 +165,7 @@ class Rewriter {
                 uint64_t{header->descriptor.frame_count} * kFrameBytes -
                     uint64_t{header->descriptor.detail} * header_.page_bytes);
     if (has_roots_ || !is_kept)
-      writer_.store(&header->state, is_kept ? large_state(kStateKept) : uint16_t{0});
+      store(&header->state, is_kept ? large_state(kStateKept) : uint16_t{0});
   }
 
   void count_block(bool is_kept, bool was_live, uint64_t size_bytes) {
@@ -172,7 +181,7 @@ class Rewriter {
   const Marks& marks_;
   const ArenaHeader& header_;
   char* file_;
-  StateWriter writer_;
+  StateWriter* writer_;
   bool has_roots_;
   GcResult& result_;
   uint64_t done_ = 0;  // frames before it are
@@ -186,6 +195,7 @@ Error collect(Arena& arena, const GcRequest& request, GcResult& result) {
   MarkRequest how;
   how.threads = request.threads == 0 ? cpu_count() : request.threads;
   how.tracers = request.tracers;
+  how.reserved = request.reserved;
   MarkedImage marked;
   if (Error error = marked.run(image, how, result); error != Error::kNone) return error;
   uint64_t start = now_ns();
@@ -213,9 +223,14 @@ Error collect_untrusted(const ArenaHeader& header, char* file, Persist& persist,
   MarkedImage marked;
   if (Error error = marked.run(image, MarkRequest{}, result); error != Error::kNone) return error;
   uint64_t start = now_ns();
-  Rewriter(marked.marks, header, file, persist, header.roots_grown > 0, result).run();
+  StateWriter writer(persist);
+  Rewriter(marked.marks, &writer, result).run();
   result.sweep_ns = now_ns() - start;
   return Error::kNone;
+}
+
+void preview_untrusted(const Marks& marks, GcResult& result) {
+  Rewriter(marks, nullptr, result).run();
 }
 
 }  // namespace btd

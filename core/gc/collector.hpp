@@ -31,6 +31,7 @@ struct GcResult {
 struct GcRequest {
   uint32_t threads = 0;  // 0: as many as there are CPUs; 1: the calling one, and none is made
   const Tracers* tracers = nullptr;
+  GcRanges* reserved = nullptr;  // as in MarkRequest
 };
 
 // Marks from the roots and from every block of this epoch; then frees the blocks of earlier epochs
@@ -52,5 +53,9 @@ struct GcRequest {
 // ERRORS: kNoMemory: nothing was changed.
 [[nodiscard]] Error collect_untrusted(const ArenaHeader& header, char* file, Persist& persist,
                                       GcResult& result);
+
+// What collect_untrusted() would do, counted from marks of an image whose states are not trusted.
+// Nothing is written, and the file need not be writable.  Adds to kept_* and freed_* of `result`.
+void preview_untrusted(const Marks& marks, GcResult& result);
 
 }  // namespace btd

@@ -81,7 +81,8 @@ class alignas(kCacheLineBytes) MarkWorker final : public GcVisitor {
         stack_capacity_(share.request.stack_entries),
         origin_(marks_.image().header->base_address + marks_.image().header->data_offset),
         data_end_((marks_.fine_first() + marks_.image().header->fine_frame_count) << kFrameShift),
-        is_shared_(share.threads > 1) {}
+        is_shared_(share.threads > 1),
+        has_far_(marks_.image().far != nullptr) {}
 
   void seed_traced_roots();
   void seed();
@@ -124,6 +125,7 @@ class alignas(kCacheLineBytes) MarkWorker final : public GcVisitor {
   void settle_without_branches();
   void seed_transactions();
   void seed_record(const LogRecord& record);
+  void seed_reserved();
   void seed_own_blocks();
   template <typename Visit>
   void for_each_root(Visit visit);
@@ -137,6 +139,7 @@ class alignas(kCacheLineBytes) MarkWorker final : public GcVisitor {
   uint64_t origin_;    // the address of data offset 0, as words have it
   uint64_t data_end_;  // words from here on point to no data
   bool is_shared_;
+  bool has_far_;
   uint32_t scan_count_ = 0;
   uint32_t candidate_count_ = 0;
   Work scans_[kScans];
@@ -157,7 +160,7 @@ void MarkWorker::drain() {
     stack_count_ -= scan_count_;
     for (uint32_t i = 0; i < scan_count_; i++) {
       scans_[i] = stack_[stack_count_ + scan_count_ - 1 - i];
-      const char* data = marks_.data(scans_[i].at & ~uint64_t{1});
+      const char* data = marks_.data_ahead(scans_[i].at & ~uint64_t{1});
       prefetch(data);
       if (!scans_[i].is_traced() && scans_[i].end - scans_[i].at > kCacheLineBytes)
         prefetch(data + kCacheLineBytes);
@@ -210,12 +213,12 @@ void MarkWorker::scan_words(uint64_t at, uint64_t end) {
     candidate_count_++;
     prefetch(marks_.mark_word(block.bit));
     if (block.state != nullptr) prefetch(block.state);
-    if (scan_count_ <= kFewScans) prefetch(marks_.data(block.offset));
+    if (scan_count_ <= kFewScans) prefetch(marks_.data_ahead(block.offset));
   }
 }
 
 void MarkWorker::settle_candidates() {
-  if (is_shared_) {
+  if (is_shared_ || has_far_) {
     for (uint32_t i = 0; i < candidate_count_; i++) settle(candidates_[i], nullptr);
   } else {
     settle_without_branches();
@@ -268,7 +271,10 @@ void MarkWorker::settle(const GcBlock& block, const GcTracer* tracer) {
 void MarkWorker::push(const GcBlock& block, const GcTracer* tracer) {
   Work work = tracer != nullptr ? Work::traced(block.offset, tracer)
                                 : Work{block.offset, block.offset + block.size_bytes};
-  if (stack_count_ < stack_capacity_) {
+  // What has to be fetched waits while there is anything else to do: it is taken up by rising
+  // offset, so what lies together is fetched once.
+  bool waits = has_far_ && stack_count_ > 0 && marks_.is_away(block.offset);
+  if (stack_count_ < stack_capacity_ && !waits) {
     stack_[stack_count_++] = work;
   } else {
     // Its tracer is forgotten: it will be scanned word by word, which keeps no less.
@@ -371,6 +377,7 @@ void MarkWorker::seed_traced_roots() {
 void MarkWorker::seed() {
   for_each_root([this](uint64_t offset, const GcTracer*) { reach(offset); });
   seed_transactions();
+  seed_reserved();
   if (marks_.image().own_tag != kStateFree) seed_own_blocks();
 }
 
@@ -425,6 +432,20 @@ void MarkWorker::seed_record(const LogRecord& record) {
   }
 }
 
+// Whoever calls us back holds a lock, so here nothing is drained and no tracer is called: what is
+// found waits on the stack, or as a bit.
+void MarkWorker::seed_reserved() {
+  if (share_.request.reserved == nullptr) return;
+  share_.request.reserved->for_each(
+      [](void* context, const void* begin, size_t size_bytes) {
+        auto* worker = static_cast<MarkWorker*>(context);
+        uint64_t offset = reinterpret_cast<uintptr_t>(begin) - worker->origin_;
+        if (offset >= worker->data_end_ || size_bytes > worker->data_end_ - offset) return;
+        worker->scan({offset, offset + round_down(size_bytes, sizeof(uint64_t))});
+      },
+      this);
+}
+
 // Superblock by superblock, so that they need no room to wait in.
 void MarkWorker::seed_own_blocks() {
   uint8_t own = marks_.image().own_tag;
@@ -474,6 +495,7 @@ void run_phase(MarkShare& share, MarkWorker* const* workers, Seed seed) {
 Error mark(Marks& marks, const MarkRequest& request, MarkTotals& totals) {
   MarkRequest bounded = request;
   bounded.threads = min(max(request.threads, 1u), kMarkThreadsMax);
+  if (marks.image().far != nullptr) bounded.threads = 1;
   bounded.stack_entries = max(request.stack_entries, kMarkStackMin);
   size_t worker_bytes =
       round_up(sizeof(MarkWorker) + bounded.stack_entries * sizeof(Work), kCacheLineBytes);

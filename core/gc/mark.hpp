@@ -27,10 +27,23 @@
 
 namespace btd {
 
+// Memory of blocks that no state says to be live yet: the program holds them, and what their words
+// point to is reached.
+class GcRanges {
+ public:
+  // Calls visit(context, begin, size_bytes) for each, which takes no lock and comes back soon.
+  virtual void for_each(void (*visit)(void* context, const void* begin, size_t size_bytes),
+                        void* context) noexcept = 0;
+
+ protected:
+  ~GcRanges() = default;  // nobody deletes one through this interface
+};
+
 struct MarkRequest {
   uint32_t threads = 1;  // 1: the calling one alone, and no other is ever made
   uint32_t stack_entries = 8192;
   const Tracers* tracers = nullptr;  // they get addresses in the image: only for an open arena's
+  GcRanges* reserved = nullptr;      // of an open arena
   // Called now and then with the blocks reached so far, from one thread; may be nullptr.
   void (*progress)(void* context, uint64_t blocks) = nullptr;
   void* progress_context = nullptr;
@@ -39,7 +52,7 @@ struct MarkRequest {
 struct MarkTotals {
   uint64_t blocks;
   uint64_t bytes;
-  uint64_t postponed;  // blocks that met a full stack
+  uint64_t postponed;  // blocks that met a full stack, or were to be fetched first
   uint64_t table_bytes;
 };
 

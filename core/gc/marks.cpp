@@ -91,6 +91,7 @@ bool Marks::find_large(uint64_t frame, uint64_t offset, GcBlock& block) const {
 
 const char* Marks::raw_data(uint64_t offset) const {
   uint64_t frame = offset >> kFrameShift;
+  if (image_.far != nullptr && is_far_frame(frame)) return image_.far->bytes(offset);
   uint64_t moved = frame_headers_[frame].file_frame;
   if (moved != 0 && frame_headers_[frame].checksum == checksum_of(frame_headers_[frame]) &&
       moved <= fine_first_ + image_.header->fine_frame_count)

@@ -24,6 +24,19 @@
 
 namespace btd {
 
+// Who has the bytes of the far zone of a file that is only read, where they are not.
+class GcFarBytes {
+ public:
+  // Those at a data offset in the far zone, to the end of its frame; good until the next call.
+  // Zeros, if they cannot be had: whoever marks asks afterwards whether that happened.
+  virtual const char* bytes(uint64_t offset) noexcept = 0;
+  // Whether they can be given without fetching them.
+  virtual bool is_here(uint64_t offset) const noexcept = 0;
+
+ protected:
+  ~GcFarBytes() = default;  // nobody deletes one through this interface
+};
+
 // An arena as the collector sees it: one in use, one in recovery, or a file that is only read.
 struct GcImage {
   const ArenaHeader* header;
@@ -35,6 +48,8 @@ struct GcImage {
   bool is_raw = false;
   // Blocks with this state are reachable by themselves: those of the program that runs.  0: none.
   uint8_t own_tag = kStateFree;
+  // Of a raw image whose far zone was in use.  One thread marks it.
+  GcFarBytes* far = nullptr;
 };
 
 struct GcBlock {
@@ -161,6 +176,13 @@ class Marks {
     return image_.is_raw ? raw_data(offset) : data_ + offset;
   }
   const char* data() const { return data_; }
+  // The same, to be prefetched: nullptr where that would fetch them from elsewhere.
+  const char* data_ahead(uint64_t offset) const { return is_away(offset) ? nullptr : data(offset); }
+  // Far, and to be fetched before they are read.
+  bool is_away(uint64_t offset) const {
+    return image_.far != nullptr && is_far_frame(offset >> kFrameShift) &&
+           !image_.far->is_here(offset);
+  }
   const uint64_t* mark_word(uint64_t bit) const { return marks_ + bit / 64; }
 
  private:
@@ -199,6 +221,7 @@ class Marks {
       bit += (far_first_ - coarse_frames_) * kCoarseStatesPerFrame;
     return bit << kCoarseShift;
   }
+  bool is_far_frame(uint64_t frame) const { return frame - far_first_ < far_frames_; }
   bool find_large(uint64_t frame, uint64_t offset, GcBlock& block) const;
   bool is_sound(Descriptor descriptor, uint64_t frames_left, bool is_fine) const;
   const char* raw_data(uint64_t offset) const;

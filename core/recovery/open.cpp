@@ -10,6 +10,7 @@
 #include "core/gc/collector.hpp"
 #include "core/persist/durability.hpp"
 #include "core/persist/layout.hpp"
+#include "core/recovery/boot.hpp"
 #include "core/recovery/view.hpp"
 #include "core/tx/replay.hpp"
 
@@ -38,27 +39,6 @@ uint64_t start_ticks_of_self() {
   for (at = at == nullptr ? "" : at + 1; *at >= '0' && *at <= '9'; at++)
     ticks = ticks * 10 + static_cast<uint64_t>(*at - '0');
   return ticks;
-}
-
-void boot_id_of_machine(uint8_t (&id)[16]) {
-  char text[64];
-  std::memset(id, 0, sizeof(id));
-  if (sys::read_file("/proc/sys/kernel/random/boot_id", text, sizeof(text)) < 36) return;
-  int digits = 0;
-  for (const char* at = text; *at != '\0' && digits < 32; at++) {
-    int value = *at >= '0' && *at <= '9'   ? *at - '0'
-                : *at >= 'a' && *at <= 'f' ? *at - 'a' + 10
-                                           : -1;
-    if (value < 0) continue;
-    id[digits / 2] = static_cast<uint8_t>(id[digits / 2] << 4 | value);
-    digits++;
-  }
-}
-
-bool is_other_boot(const ArenaHeader& header) {
-  uint8_t id[16];
-  boot_id_of_machine(id);
-  return std::memcmp(id, header.boot_id, sizeof(id)) != 0;
 }
 
 void name_owner(ArenaHeader& header, const OpenRequest& request) {
@@ -312,15 +292,9 @@ Error adopt_frames(FrameHeader* headers, Arena& arena) {
 }
 
 // After the death of the machine states are only as good as the durability they were stored with.
-// The same boot id means that every store is there, whoever made it.
 Error distrust_states(Arena& arena, Line& why, const char* path) {
   const ArenaHeader& header = arena.header();
-  // A good end says little in `lazy`: the states of that life were never flushed.
-  bool is_owner_dead = header.state == static_cast<uint32_t>(ArenaState::kOpen) ||
-                       header.durability == static_cast<uint32_t>(Durability::kLazy);
-  if (!is_other_boot(header) || !is_owner_dead ||
-      header.durability == static_cast<uint32_t>(Durability::kStrict))
-    return Error::kNone;
+  if (!are_states_doubtful(header)) return Error::kNone;
   GcResult result{};
   Error error = collect_untrusted(header, arena.mapping().address(), arena.persist(), result);
   if (error != Error::kNone) return refuse_mapping(why, path, error);

@@ -49,7 +49,7 @@ _bartender_complete() {
     info) options="--json $far --help" ;;
     salvage) options="--json --min-size --limit --id --output --force --strings --length $far --help" ;;
     check) options="--json --repair --to --pointers $far --help" ;;
-    gc) options='--json --dry-run --help' ;;
+    gc) options="--json --dry-run $far --help" ;;
     rm) options="--json --force $far --help" ;;
     config) options='--json --markdown --help' ;;
     doctor) options='--json --help' ;;

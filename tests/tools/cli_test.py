@@ -683,6 +683,22 @@ class Roots(Case):
         self.assertEqual((document["roots"], document["reachable_blocks"], document["freed_blocks"]), (1, 2, 4))
         self.assertIn("4 blocks", self.tool("gc", path, "--dry-run"))
 
+    def test_gc_after_power_loss_tells_beforehand_what_recovery_will_do(self):
+        # The states say that slots 0 and 7 are live and 8 and 9 are not, and a root leads to 7 and 8, and from there to 9.
+        changes = (f"link:{7 * 64 + 8}:{8 * 64}", f"link:{8 * 64}:{9 * 64}")
+        for life, reached, freed in ((("lazy",), 2, 4), (("rebooted", "clean"), 2, 4), (("rebooted",), 4, 4), (("rebooted", "clean", "lazy"), 4, 4)):
+            path = self.rooted(*life, *changes)
+            before = digest(path)
+            told = self.tool_json("gc", path, "--dry-run")
+            self.assertEqual(digest(path), before)
+            self.assertEqual((told["reachable_blocks"], told["freed_blocks"], told["after_power_loss"]), (reached, freed, reached == 4))
+            done = self.tool_json("gc", path)
+            for name in ("reachable_blocks", "reachable_bytes", "freed_blocks", "freed_bytes"):
+                self.assertEqual(done[name], told[name], (life, name))
+            self.assertEqual(self.tool_json("info", path)["live_blocks"], reached)
+            os.unlink(path)
+        self.assertIn("machine has died", self.tool("gc", self.rooted("rebooted"), "--dry-run"))
+
     def test_gc_frees_what_no_root_leads_to(self):
         path = self.rooted()
         document = self.tool_json("gc", path)

@@ -44,6 +44,38 @@ sys.stdin.readline()
 """
 
 
+# A chain of small and large blocks from a root, in random order, and as many that only point into it.  A large one's number is behind
+# the link; each eighth also holds an address that no later process will have anything at.
+LINKED = 32
+SMALL_PER_LINK = 50
+CHAIN = f"""
+import ctypes, random, sys
+lib = ctypes.CDLL(None)
+lib.btd_cluster_create.restype = lib.btd_malloc.restype = ctypes.c_void_p
+lib.btd_malloc.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+lib.btd_root_set.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+cluster = lib.btd_cluster_create(None)
+def make(size, data=b""):
+    block = lib.btd_malloc(cluster, size)
+    assert block
+    ctypes.memset(block, 0, size)
+    ctypes.memmove(block + 8, data, len(data))
+    return block
+kept, leaked = [], []
+for i in range({LINKED}):
+    volatile = (0x7f1200000000 + i if i % 8 == 0 else 0).to_bytes(8, "little")
+    for blocks, name in ((kept, b"kept"), (leaked, b"leak")):
+        blocks.append(make({BLOCK_BYTES}, name * 2 + i.to_bytes(8, "little") + volatile + bytes([255]) * ({BLOCK_BYTES} - 40)))
+        blocks += [make(1000) for _ in range({SMALL_PER_LINK})]
+random.Random(1).shuffle(kept)
+for block, link in zip(kept + leaked, [0] + kept + kept):
+    ctypes.c_uint64.from_address(block).value = link
+assert lib.btd_root_set(cluster, b"chain", kept[-1]) == 0
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
 def expected(number):
     return number.to_bytes(8, "little") + hashlib.shake_128(number.to_bytes(8, "little")).digest(BLOCK_BYTES)[8:]
 
@@ -112,12 +144,12 @@ class Case(unittest.TestCase):
             environment["BARTENDER_SEAL_KEY_FILE"] = self.seal_key_file
         return environment
 
-    def start(self, arena=None, **settings):
+    def start(self, arena=None, source=PROGRAM, **settings):
         """A program that has filled its arena, most of it far."""
         self.arena = arena or self.path("a.arena")
         environment = dict(self.with_nodes, LD_PRELOAD=LIBRARY, BARTENDER_ARENA=self.arena, BARTENDER_NEAR="16M",
                            BARTENDER_THRESHOLD="64K", BARTENDER_SIZE="256M", PYTHONMALLOC="malloc", **settings)
-        program = subprocess.Popen(["/usr/bin/python3", "-c", PROGRAM], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        program = subprocess.Popen(["/usr/bin/python3", "-c", source], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                    stderr=self.stderr_file(), preexec_fn=die_with_parent)
         self.addCleanup(self.end, program)
         self.assertEqual(line_of(program), b"ready\n")
@@ -379,15 +411,107 @@ class CheckAndInfo(Case):
         self.assertEqual((far["window_file"], far["window_file_good"], far["unknown_bytes"]), (self.window_file(), True, 0))
         self.assertGreaterEqual(far["window_file_bytes"], far["near_bytes"])
         self.assertEqual(sum(node["extents"] for node in far["nodes"]), sum(arena[2] for state in self.stores() for arena in state[3]))
+        listed = self.tool_json("ls", self.arena, env=self.clean)["arenas"][0]["far"]
+        self.assertEqual(listed.pop("nodes"), [])
+        self.assertEqual(listed, {name: value for name, value in far.items() if name != "nodes"})
+        text = self.run_tool("ls", self.arena, env=self.clean).stdout.decode()
+        column = text.splitlines()[0].index("FAR") + 3
+        self.assertRegex(text.splitlines()[1][:column], r"[4-6]\d\.\d MiB$")
         text = self.run_tool("info", self.arena).stdout.decode()
         self.assertIn(self.daemons[0].address, text)
         self.assertIn("on nodes", self.run_tool("info", self.arena, env=self.clean).stdout.decode())
 
-    def test_pointers_are_not_followed_into_far_memory(self):
-        self.dead_arena()
-        self.run_tool("check", self.arena, "--pointers", status=3)
-        self.run_tool("gc", self.arena, status=3)
-        self.run_tool("gc", self.arena, "--dry-run", status=3)
+
+class Collect(Case):
+    """Pointers are followed through far memory, by those who only read and by the collector."""
+
+    REACHED = LINKED * (1 + SMALL_PER_LINK)
+
+    def setUp(self):
+        super().setUp()
+        self.dead_arena(source=CHAIN)
+        self.few = dict(self.with_nodes, BARTENDER_NEAR="4M")  # far less than there is
+
+    def everything(self):
+        """The arena's file, the window's and what nodes have."""
+        return self.files(), self.stores()
+
+    def files(self):
+        """What is in the arena's file and the window's, where they have no holes."""
+        digests = []
+        for path in (self.arena, self.window_file()):
+            digest = hashlib.sha256()
+            with open(path, "rb") as file:
+                begin = end = 0
+                while True:
+                    try:
+                        begin = os.lseek(file.fileno(), end, os.SEEK_DATA)
+                    except OSError:
+                        break
+                    end = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
+                    digest.update(b"%d-%d" % (begin, end) + os.pread(file.fileno(), end - begin, begin))
+            digests.append(digest.hexdigest())
+        return digests
+
+    def kept(self):
+        """Numbers of the large blocks of the chain that salvage delivers whole, and of the others."""
+        numbers = {b"kept": [], b"leak": []}
+        for block in self.tool_json("salvage", self.arena, "--min-size", "1M")["blocks"]:
+            data = self.export(block)
+            kind, number = data[8:12], int.from_bytes(data[16:24], "little")
+            if kind not in numbers or data[8:16] != kind * 2 or number >= LINKED:
+                continue
+            self.assertEqual(data[32:BLOCK_BYTES - 40], b"\xff" * (BLOCK_BYTES - 72))
+            numbers[kind].append(number)
+        return sorted(numbers[b"kept"]), sorted(numbers[b"leak"])
+
+    def test_a_dry_run_follows_all_and_changes_nothing(self):
+        before = self.everything()
+        for environment in (self.with_nodes, self.few):
+            told = self.tool_json("gc", self.arena, "--dry-run", env=environment)
+            self.assertEqual(told["reachable_blocks"], self.REACHED)
+            self.assertGreaterEqual(told["freed_blocks"], self.REACHED)
+        self.assertEqual(self.everything(), before)
+
+    def test_volatile_pointers_are_found_in_far_blocks(self):
+        before = self.everything()
+        document = self.tool_json("check", self.arena, "--pointers", env=self.few)
+        self.assertEqual(document["reachable_blocks"], self.REACHED)
+        self.assertEqual(sorted(int(found["value"], 16) for found in document["volatile_pointers"]),
+                         [0x7f1200000000 + i for i in range(0, LINKED, 8)])
+        self.assertEqual({found["offset"] for found in document["volatile_pointers"]}, {24})
+        self.assertEqual(self.everything(), before)
+
+    def test_a_run_frees_what_no_root_leads_to_here_and_on_the_nodes(self):
+        told = self.tool_json("gc", self.arena, "--dry-run")
+        extents = self.tool_json("info", self.arena)["far"]["used_bytes"]
+        done = self.tool_json("gc", self.arena, env=self.few)
+        for name in ("reachable_blocks", "reachable_bytes", "freed_blocks", "freed_bytes"):
+            self.assertEqual(done[name], told[name], name)
+        self.assertEqual(self.kept(), (list(range(LINKED)), []))
+        info = self.tool_json("info", self.arena)
+        self.assertEqual((info["live_blocks"], info["state"]), (self.REACHED, "clean"))
+        self.assertLess(info["far"]["used_bytes"], extents * 3 // 4)
+        self.assertEqual(self.tool_json("check", self.arena)["result"], "clean")
+        again = self.tool_json("gc", self.arena)
+        self.assertEqual((again["reachable_blocks"], again["freed_blocks"]), (self.REACHED, 0))
+
+    def test_what_cannot_be_read_stops_it_before_anything_is_changed(self):
+        for daemon in self.daemons:
+            daemon.kill()
+        before = self.files()
+        for environment, hint in ((self.with_nodes, b"start bartenderd"), (self.clean, b"--nodes")):
+            for arguments in (("gc", self.arena), ("gc", self.arena, "--dry-run"), ("check", self.arena, "--pointers")):
+                result = self.run_tool(*arguments, status=5, env=environment)
+                self.assertIn(hint, result.stderr)
+                self.assertEqual(result.stderr.count(b"\n"), 1, result.stderr)
+        self.assertEqual(self.files(), before)
+
+    def test_one_node_is_enough(self):
+        self.daemons[0].kill()
+        self.assertEqual(self.tool_json("gc", self.arena, "--dry-run")["reachable_blocks"], self.REACHED)
+        self.assertEqual(self.tool_json("gc", self.arena)["reachable_blocks"], self.REACHED)
+        self.assertEqual(self.kept(), (list(range(LINKED)), []))
 
 
 class Healing(Case):

@@ -3,6 +3,8 @@
 //   (none)         three superblocks with live slots, two live large blocks, one of them text
 //   set:OFFSET:V   then sets a byte of the file
 //   clean          closed in good order
+//   rebooted       last open in another boot
+//   lazy           its owner's durability
 //   epoch:N        opened N times
 //   seal:FIELD:V   sets format_version or page_bytes in both header copies, with a right checksum
 //   root:NAME:O    sets a root to data offset O
@@ -19,6 +21,7 @@
 #include <cstring>
 #include <string>
 
+#include "core/base/config.hpp"
 #include "tests/support/image.hpp"
 
 namespace {
@@ -65,6 +68,12 @@ int main(int argc, char** argv) {
       image.set_byte(number(first), static_cast<uint8_t>(number(second)));
     } else if (name == "clean") {
       image.header.state = static_cast<uint32_t>(ArenaState::kClean);
+      image.write_headers();
+    } else if (name == "rebooted") {
+      image.header.boot_id[0] ^= 1;
+      image.write_headers();
+    } else if (name == "lazy") {
+      image.header.durability = static_cast<uint32_t>(Durability::kLazy);
       image.write_headers();
     } else if (name == "epoch") {
       image.header.epoch = number(first);

@@ -16,6 +16,7 @@ namespace {
 
 using test::Life;
 using test::make;
+using test::MappedFile;
 using test::Mark;
 using test::set_root;
 using test::word;
@@ -198,6 +199,65 @@ BOOST_FIXTURE_TEST_CASE(any_stack_and_any_number_of_threads_reach_the_same, Fixt
       BOOST_TEST(mark.totals.blocks == expected.size());
       if (entries <= 5 && threads == 1) BOOST_TEST(mark.totals.postponed > 1000u);
     }
+  }
+}
+
+// Gives one frame at a time, and spoils what it gave before: good until the next call.
+class OneFrame final : public GcFarBytes {
+ public:
+  explicit OneFrame(const char* data) : data_(data) {}
+  const char* bytes(uint64_t offset) noexcept override {
+    uint64_t frame = offset >> kFrameShift;
+    if (frame != frame_) {
+      fetches++;
+      std::memcpy(copy_, data_ + (frame << kFrameShift), kFrameBytes);
+      frame_ = frame;
+    }
+    return copy_ + offset % kFrameBytes;
+  }
+  bool is_here(uint64_t offset) const noexcept override { return offset >> kFrameShift == frame_; }
+  uint64_t fetches = 0;
+
+ private:
+  const char* data_;
+  uint64_t frame_ = ~uint64_t{0};
+  alignas(kCacheLineBytes) char copy_[kFrameBytes];
+};
+
+// All but the first frames of the coarse zone are said to be far, and are not in the file that is
+// read.
+BOOST_FIXTURE_TEST_CASE(far_blocks_are_reached_through_whoever_has_their_bytes, Fixture) {
+  auto expected = make_random_graph(life, 20000, test::seed());
+  ArenaHeader header = arena.header();
+  const uint32_t grown = header.coarse_frames_grown;
+  auto* frames =
+      reinterpret_cast<FrameHeader*>(arena.mapping().address(header.frame_header_offset));
+  uint32_t first = kGrowFrames;  // no extent lies across the border
+  while (frames[first].descriptor.frame_count == 0) first++;
+  header.far_first_frame = header.coarse_frames_grown = first;
+  header.far_frames_grown = grown - first;
+  BOOST_REQUIRE(header.far_frames_grown > 10 * kGrowFrames);
+  MappedFile file(path);
+  BOOST_REQUIRE(::mprotect(file.bytes + header.data_offset + first * kFrameBytes,
+                           header.far_frames_grown * kFrameBytes, PROT_NONE) == 0);
+  for (uint32_t entries : {8u, 8192u}) {
+    OneFrame far(arena.mapping().address(header.data_offset));
+    GcImage image{&header, file.bytes};
+    image.is_raw = true;
+    image.far = &far;
+    Marks marks;
+    MarkTotals totals{};
+    BOOST_REQUIRE(marks.open(image) == Error::kNone);
+    BOOST_REQUIRE(mark(marks, with_stack(entries, 2), totals) == Error::kNone);
+    std::set<uint64_t> found;
+    marks.for_each_reached([&](const GcBlock& block) { found.insert(block.offset); });
+    marks.close();
+    BOOST_TEST((found == expected));
+    BOOST_TEST(totals.blocks == expected.size());
+    // Blocks come in no order; but those that wait are taken up by rising offset, so that frames
+    // are fetched a few times each, not once for each block in them.
+    BOOST_TEST(far.fetches >= header.far_frames_grown / 2);
+    BOOST_TEST(far.fetches < expected.size() / 2);
   }
 }
 
