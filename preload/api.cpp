@@ -241,6 +241,7 @@ int btd_gc(btd_cluster* handle, btd_gc_result* result) {
   GcResult found{};
   GcRequest request;
   request.tracers = &cluster->tracers();
+  request.reserved = &cluster->reservations();
   Error error = collect(cluster->arena(), request, found);
   if (result != nullptr) {
     *result = {found.reachable_blocks, found.reachable_bytes, found.freed_blocks,

@@ -39,6 +39,7 @@ class Cluster {
   Roots& roots() { return roots_; }
   Transactions& transactions() { return transactions_; }
   Tracers& tracers() { return tracers_; }
+  Reservations& reservations() { return reservations_; }
   // All of the range is in frames that blocks have been in.
   bool contains(const void* address, size_t size_bytes) const;
 

@@ -722,6 +722,23 @@ void collector() {
   FAILS(btd_gc_trace(cluster(), std::string(64, 'x').c_str(), &tracer), ENAMETOOLONG);
 }
 
+// No root leads there yet, but it will be linked in.
+void collector_keeps_what_reserved_blocks_point_to() {
+  btd_cluster* other = btd_cluster_open(uri("reserved.arena").c_str());
+  CHECK(btd_root_set(other, "old", btd_malloc(other, 100)) == 0 && btd_cluster_close(other) == 0);
+  other = btd_cluster_open(uri("reserved.arena").c_str());
+  void* old = btd_root_get(other, "old");
+  void** reserved = btd_reserve(other, 64);
+  CHECK(old != nullptr && reserved != nullptr);
+  *reserved = old;
+  CHECK(btd_root_remove(other, "old") == 0);
+  btd_gc_result result{};
+  CHECK(btd_gc(other, &result) == 0 && result.freed_blocks == 0 && btd_recovered(old) == 1);
+  CHECK(btd_cancel(reserved) == 0);
+  CHECK(btd_gc(other, &result) == 0 && result.freed_blocks == 1 && btd_recovered(old) == 0);
+  CHECK(btd_cluster_close(other) == 0);
+}
+
 void numbers() {
   struct btd_statistics before {};
   struct btd_statistics after {};
@@ -812,6 +829,7 @@ constexpr Case kCases[] = {
     {"many_threads", many_threads},
     {"forked_child", forked_child},
     {"collector", collector},
+    {"collector_reserved", collector_keeps_what_reserved_blocks_point_to},
     {"numbers", numbers},
     {"paranoid_clean", paranoid_clean},
     {"paranoid_rooted", paranoid_rooted},
