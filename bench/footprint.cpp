@@ -143,6 +143,9 @@ struct Crowd {
   uint64_t size_min;
   uint64_t size_max;
   std::atomic<uint64_t> seed;
+  // Held by who has blocks: else the scheduler decides how many are live at a time, and what is
+  // left of that peak would be counted as the caches'.
+  pthread_mutex_t turn;
 };
 
 [[gnu::noinline]] void touch_stack() {
@@ -157,11 +160,13 @@ void* crowd_member(void* argument) {
   touch_stack();
   pthread_barrier_wait(&crowd.barrier);  // all live
   pthread_barrier_wait(&crowd.barrier);  // measured before
+  pthread_mutex_lock(&crowd.turn);
   bench::Random random(++crowd.seed);
   for (uint64_t i = 0; i < crowd.count; i++) {
     blocks[i] = allocate_whole(random.between(crowd.size_min, crowd.size_max));
   }
   for (uint64_t i = 0; i < crowd.count; i++) std::free(blocks[i]);
+  pthread_mutex_unlock(&crowd.turn);
   pthread_barrier_wait(&crowd.barrier);  // all have freed
   pthread_barrier_wait(&crowd.barrier);  // measured after
   return nullptr;
@@ -174,6 +179,7 @@ void caches(const bench::Options& options) {
   crowd.size_min = options.number("--size", 8);
   crowd.size_max = options.number("--size-max", 512);
   if (crowd.count > 256) bench::fail("--count at most 256");
+  pthread_mutex_init(&crowd.turn, nullptr);
   pthread_barrier_init(&crowd.barrier, nullptr, static_cast<unsigned>(threads + 1));
   auto* members = bench::own_table<pthread_t>(threads);
   pthread_attr_t attributes;

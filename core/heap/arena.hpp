@@ -301,7 +301,7 @@ class Arena {
   bool can_copy_far();
   static constexpr int kPrivateRanges = 9;  // three a zone
   // A thread keeps up to 1 MiB, a superblock in each of 16 classes: so many keep 64 MiB.
-  static constexpr uint32_t kUncrowdedHeapsMax = 64;
+  static constexpr uint32_t kUncrowdedHeapsMax = 32;
   // 24 MiB: six threads with the 4 MiB that one may keep at most.
   static constexpr uint32_t kWarmFramesMax = 24 * kMiB / kFrameBytes;
 
