@@ -78,6 +78,12 @@ int unmap(void* address, size_t size_bytes) noexcept {
 int advise(void* address, size_t size_bytes, int advice) noexcept {
   return static_cast<int>(call(SYS_madvise, address, size_bytes, advice));
 }
+int remove(void* address, size_t size_bytes) noexcept {
+  int result = advise(address, size_bytes, MADV_REMOVE);
+  if (result != -EINVAL) return result;
+  call(SYS_munlock, address, size_bytes);
+  return advise(address, size_bytes, MADV_REMOVE);
+}
 int protect(void* address, size_t size_bytes, int protection) noexcept {
   return static_cast<int>(call(SYS_mprotect, address, size_bytes, protection));
 }

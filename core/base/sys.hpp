@@ -27,6 +27,8 @@ intptr_t map(void* address, size_t size_bytes, int protection, int flags, int de
              uint64_t offset) noexcept;
 int unmap(void* address, size_t size_bytes) noexcept;
 int advise(void* address, size_t size_bytes, int advice) noexcept;
+// Returns the pages' space to their file; mlock() does not keep them: what is free is nobody's.
+int remove(void* address, size_t size_bytes) noexcept;
 int protect(void* address, size_t size_bytes, int protection) noexcept;
 // msync(2) with MS_SYNC: returns once the pages are on media.
 int sync_pages(void* address, size_t size_bytes) noexcept;

@@ -270,7 +270,7 @@ Error Mapping::allocate_resident(uint64_t offset, size_t size_bytes, size_t resi
 
 bool Mapping::give_back(uint64_t offset, size_t size_bytes) {
   if (backend_ == Backend::kDevdax) return false;
-  return sys::advise(base_ + offset, size_bytes, MADV_REMOVE) == 0;
+  return sys::remove(base_ + offset, size_bytes) == 0;
 }
 
 void Mapping::forget() {

@@ -225,7 +225,7 @@ void FarWindow::discard(uint64_t extent) noexcept {
         bool has_frames =
             word.state() != ExtentState::kFar && word.state() != ExtentState::kPoisoned;
         if (word.state() != ExtentState::kFar)
-          sys::advise(pager_.extent_at(extent), kFarExtentBytes, MADV_REMOVE);
+          sys::remove(pager_.extent_at(extent), kFarExtentBytes);
         if (word.state() == ExtentState::kPoisoned) {
           // The poison is in the page table, where MADV_REMOVE leaves it.
           if (!pager_.faults.features().can_poison)

@@ -118,6 +118,7 @@ bool FaultHandler::map(uint64_t extent, ExtentWord word, const PageFault& fault)
   if (!table.change(extent, word, word.with(ExtentState::kMapping))) return false;
 
   // 2. The dirty bit is right before the first write can be made.
+  Error error = Error::kNone;
   const bool is_idle = word.state() == ExtentState::kIdle;
   const bool was_marker = word.is_prefetched();
   ExtentWord next = word.with(ExtentState::kNear).with_prefetched(false).with_queued(false);
@@ -125,13 +126,13 @@ bool FaultHandler::map(uint64_t extent, ExtentWord word, const PageFault& fault)
     // A clean one stays protected, if it is not written to right now.
     bool is_protected = !word.is_dirty() && !fault.is_write && pager_->maps_protected;
     next = next.with_dirty(word.is_dirty() || !is_protected);
-    pager_->faults.map_frames(address, kFarExtentBytes, is_protected);
+    error = pager_->faults.map_frames(address, kFarExtentBytes, is_protected);
     count(pager_->stats.reactivated);
   } else if (!was_mapped) {
     // An eviction is under way.  What it has seen of the pages is worth nothing any more, and its
     // generation may get to the nodes or not: so dirty, whatever it was.
     next = next.with_dirty(true);
-    pager_->faults.map_frames(address, kFarExtentBytes, false);
+    error = pager_->faults.map_frames(address, kFarExtentBytes, false);
     count(pager_->stats.canceled);
   } else if (fault.is_protected) {
     // Writes are tracked synchronously: one fault for the whole extent.
@@ -141,7 +142,12 @@ bool FaultHandler::map(uint64_t extent, ExtentWord word, const PageFault& fault)
   } else {
     // A late fault, mostly; or one page that was unmapped while it was being mapped.
     if (!pager_->tracks_async) next = next.with_dirty(true);
-    pager_->faults.map_frames(round_down(fault.address, kPageBytes), kPageBytes, false);
+    error = pager_->faults.map_frames(round_down(fault.address, kPageBytes), kPageBytes, false);
+  }
+  if (error == Error::kIo) {
+    // It would fault again, for ever.
+    lose_frames(extent, next);
+    return true;
   }
   // 3. The evictor may have it again.
   table.store(extent, next);
@@ -149,6 +155,29 @@ bool FaultHandler::map(uint64_t extent, ExtentWord word, const PageFault& fault)
 
   if (was_marker) hit(extent);
   return true;
+}
+
+// Frames that must be here are not, and nothing says what they held.
+void FaultHandler::lose_frames(uint64_t extent, ExtentWord word) noexcept {
+  pager_->file.punch(extent);
+  pager_->near_count.fetch_sub(1, std::memory_order_relaxed);
+  poison(extent, word.with_dirty(false), "its frames are gone");
+}
+
+// Whoever touches it from now on gets SIGBUS, never zeros.
+void FaultHandler::poison(uint64_t extent, ExtentWord word, const char* why) noexcept {
+  pager_->file.table().store(extent, word.with(ExtentState::kPoisoned));
+  pager_->faults.poison(pager_->address_of(extent), kFarExtentBytes);
+  if (pager_->stats.poisoned.fetch_add(1, std::memory_order_relaxed) != 0) return;
+  Line()
+      .text("far memory is lost: extent ")
+      .number(extent)
+      .text(", generation ")
+      .number(word.generation())
+      .text(": ")
+      .text(why)
+      .text("; whoever touches it gets SIGBUS")
+      .write(LogLevel::kError);
 }
 
 // The first extent of a run was touched: the run is used, and the next one is fetched.
@@ -397,17 +426,7 @@ void FaultHandler::lose(uint32_t slot) noexcept {
   if (fetch.give_up_ms != 0) parked_--;
   pager_->near_count.fetch_sub(1, std::memory_order_relaxed);
   if (fetch.is_wanted) {
-    table.store(fetch.extent, word.with(ExtentState::kPoisoned));
-    pager_->faults.poison(pager_->address_of(fetch.extent), kFarExtentBytes);
-    if (pager_->stats.poisoned.fetch_add(1, std::memory_order_relaxed) == 0) {
-      Line()
-          .text("far memory is lost: no node gives extent ")
-          .number(fetch.extent)
-          .text(", generation ")
-          .number(word.generation())
-          .text("; whoever touches it gets SIGBUS")
-          .write(LogLevel::kError);
-    }
+    poison(fetch.extent, word, "no node gives it");
   } else {
     table.store(fetch.extent, word.with(ExtentState::kFar));
     pager_->faults.wake(pager_->address_of(fetch.extent), kFarExtentBytes);

@@ -54,6 +54,8 @@ class FaultHandler {
   void install(uint32_t slot) noexcept;
   void fill(uint64_t extent, const char* from, bool is_protected) noexcept;
   void lose(uint32_t slot) noexcept;
+  void lose_frames(uint64_t extent, ExtentWord word) noexcept;
+  void poison(uint64_t extent, ExtentWord word, const char* why) noexcept;
   void reconnect() noexcept;
 
   Pager* pager_ = nullptr;

@@ -12,6 +12,7 @@
 #include <cerrno>
 
 #include "core/base/sys.hpp"
+#include "core/base/units.hpp"
 
 namespace btd {
 namespace {
@@ -176,16 +177,21 @@ uint32_t Userfault::read(PageFault* out, bool may_wait) noexcept {
 namespace {
 
 // One of the calls that fill a range may stop in the middle: at a page that is there already, or
-// because the address space is being changed.  `step(offset, length)` returns the bytes done or a
-// negative errno value.
+// because the address space is being changed.  And none of them crosses the end of a mapping, where
+// the program may have split ours, as mlock() of a part does: then it goes page by page.  A page
+// that is in no watched mapping any more is the program's, and nobody waits for it here.
+// `step(offset, length)` returns the bytes done or a negative errno value.
 template <typename Step>
 Error fill(size_t size_bytes, Step step) noexcept {
   size_t offset = 0;
+  size_t piece_bytes = size_bytes;
   while (offset < size_bytes) {
-    long done = step(offset, size_bytes - offset);
+    long done = step(offset, min(piece_bytes, size_bytes - offset));
     if (done > 0) {
       offset += static_cast<size_t>(done);
-    } else if (done == -EEXIST) {
+    } else if (done == -ENOENT && piece_bytes > kPageBytes) {
+      piece_bytes = kPageBytes;
+    } else if (done == -EEXIST || done == -ENOENT) {
       offset += kPageBytes;
     } else if (done == -ENOMEM || done == -ENOSPC) {
       return Error::kNoMemory;
@@ -231,13 +237,12 @@ Error Userfault::map_frames(uint64_t start, size_t size_bytes, bool is_protected
 }
 
 Error Userfault::unprotect(uint64_t start, size_t size_bytes) noexcept {
-  uffdio_writeprotect argument{};
-  argument.range = {start, size_bytes};
-  long result = 0;
-  do {
-    result = control(UFFDIO_WRITEPROTECT, &argument);
-  } while (result == -EAGAIN);
-  return result == 0 ? Error::kNone : Error::kIo;
+  return fill(size_bytes, [&](size_t offset, size_t length) noexcept -> long {
+    uffdio_writeprotect argument{};
+    argument.range = {start + offset, length};
+    long result = control(UFFDIO_WRITEPROTECT, &argument);
+    return result == 0 ? static_cast<long>(length) : result;
+  });
 }
 
 void Userfault::wake(uint64_t start, size_t size_bytes) noexcept {

@@ -141,6 +141,29 @@ BOOST_FIXTURE_TEST_CASE(a_discarded_extent_is_zero_and_the_nodes_give_its_space_
   for (uint64_t i = 0; i < 64; i++) BOOST_TEST(test::is_filled(far.at(i), kFarExtentBytes, i + 7));
 }
 
+BOOST_FIXTURE_TEST_CASE(a_discarded_extent_is_zero_even_if_it_was_locked, Fixture) {
+  test::Far far(scratch.file("far"), stores, 64, 16);
+  far.must_open();
+  test::fill(far.at(3), kFarExtentBytes, 3);
+  BOOST_REQUIRE(::mlock(far.at(3) + 4096, 8192) == 0);
+  far.window->discard(3);
+  BOOST_TEST(far.window->is_zero(3));
+  BOOST_TEST(test::is_all_zero(far.at(3), kFarExtentBytes));
+}
+
+BOOST_FIXTURE_TEST_CASE(parts_of_extents_may_be_locked, Fixture) {
+  constexpr uint64_t kExtents = 64;
+  test::Far far(scratch.file("far"), stores, kExtents, 16);
+  far.must_open();
+  for (uint64_t i = 0; i < kExtents; i++) test::fill(far.at(i), kFarExtentBytes, i);
+  for (uint64_t i = 0; i < 4; i++) BOOST_REQUIRE(::mlock(far.at(i) + 20480, 4096) == 0);
+  for (int round = 0; round < 2; round++) {
+    for (uint64_t i = 0; i < kExtents; i++)
+      BOOST_TEST(test::is_filled(far.at(i), kFarExtentBytes, i));
+  }
+  BOOST_TEST(far.stats().poisoned.load() == 0U);
+}
+
 BOOST_FIXTURE_TEST_CASE(a_discarded_extent_may_be_evicted_at_the_same_time, Fixture) {
   test::Far far(scratch.file("far"), stores, 64, 16);
   far.must_open();

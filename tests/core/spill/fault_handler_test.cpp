@@ -172,6 +172,17 @@ BOOST_FIXTURE_TEST_CASE(the_last_replica_gone_is_sigbus_and_efault_and_never_zer
     BOOST_TEST(test::is_filled(far->at(i), kFarExtentBytes, i));
 }
 
+// It must not happen; if it does, the end is a signal, and no thread that faults for ever.
+BOOST_FIXTURE_TEST_CASE(frames_that_are_gone_are_sigbus_and_never_zeros, Fixture) {
+  auto far = filled();
+  test::fill(far->at(9), kFarExtentBytes, 9);
+  BOOST_REQUIRE(::madvise(far->at(9), kFarExtentBytes, MADV_REMOVE) == 0);
+  BOOST_TEST(is_poisoned(far->at(9) + 5000));
+  BOOST_TEST(is_poisoned(far->at(9) + 60000));
+  far->window->discard(9);
+  BOOST_TEST(test::is_all_zero(far->at(9), kFarExtentBytes));
+}
+
 BOOST_FIXTURE_TEST_CASE(a_clean_extent_that_was_evicted_can_be_poisoned, Fixture) {
   auto far = filled();
   (void)test::is_filled(far->at(7), kFarExtentBytes, 7);

@@ -83,6 +83,30 @@ BOOST_FIXTURE_TEST_CASE(pages_that_are_there_are_left_as_they_are, Fixture) {
     BOOST_TEST(base[page * kPageBytes] == (page == 3 ? 'd' : 'n'));
 }
 
+// mlock(), mprotect() and some advice of the program do that to a part of ours.
+BOOST_FIXTURE_TEST_CASE(a_mapping_that_was_split_is_served_all_the_same, Fixture) {
+  for (size_t first : {size_t{5}, size_t{16 + 3}, size_t{32 + 9}})
+    BOOST_REQUIRE(::madvise(base + first * kPageBytes, 3 * kPageBytes, MADV_DONTDUMP) == 0);
+  BOOST_TEST((faults.copy(address, data, kBytes, true) == Error::kNone));
+  BOOST_TEST((faults.zero(address + kBytes, kBytes) == Error::kNone));
+  BOOST_TEST((faults.unprotect(address, kBytes) == Error::kNone));
+  for (size_t page = 0; page < kPages; page++) {
+    BOOST_TEST(base[page * kPageBytes] == 'd');
+    BOOST_TEST(base[kBytes + page * kPageBytes] == 0);
+  }
+  BOOST_TEST(::madvise(base, kBytes, MADV_DONTNEED) == 0);
+  BOOST_TEST((faults.map_frames(address, kBytes, false) == Error::kNone));
+  for (size_t page = 0; page < kPages; page++) BOOST_TEST(base[page * kPageBytes] == 'd');
+  if (!faults.features().can_poison) return;
+  BOOST_TEST((faults.poison(address + 2 * kBytes, kBytes) == Error::kNone));
+  int pipes[2];
+  BOOST_REQUIRE(::pipe(pipes) == 0);
+  for (size_t page = 0; page < kPages; page++)
+    BOOST_TEST(::write(pipes[1], base + 2 * kBytes + page * kPageBytes, 1) == -1);
+  ::close(pipes[0]);
+  ::close(pipes[1]);
+}
+
 BOOST_FIXTURE_TEST_CASE(an_unmapped_page_is_mapped_again_with_what_it_had, Fixture) {
   BOOST_TEST((faults.zero(address, kBytes) == Error::kNone));
   base[7] = 'x';
