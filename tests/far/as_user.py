@@ -31,7 +31,7 @@ chmod 666 "$1/device/node"
 mount --bind "$1/device/node" /dev/userfaultfd
 user=$4
 shift 4
-exec setpriv --reuid="$user" --regid="$user" --clear-groups --no-new-privs "$@"
+exec setpriv --reuid="$user" --regid="$user" --clear-groups --no-new-privs --pdeathsig KILL "$@"
 '''
 
 

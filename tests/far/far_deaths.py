@@ -376,7 +376,7 @@ def main():
         print(f'{options.family}: {violation}; seed {options.seed}')
         cases, violations, numbers = 1, 1, {}
     if options.json:
-        print(json.dumps(numbers))
+        print(json.dumps(dict(numbers, workload=options.family)))
     else:
         print(f'{options.family}: ' + ', '.join(f'{name} {value}' for name, value in numbers.items()))
         print(f'images: {cases}, violations: {violations}')
