@@ -5,7 +5,8 @@
 //   far sequential   all of a far window, in order, over a link of a given bandwidth and delay;
 //                    beside the link alone, and beside demand of 4 KiB pages over it
 //   far tcp          both over the real transport on loopback, bartenderd as a child; beside its
-//                    reads alone, a raw TCP link, and demand of 4 KiB pages over that
+//                    reads alone, one thread that puts what it reads into a window (bare_mb_s), a
+//                    raw TCP link, and demand of 4 KiB pages over that
 //   far evict        processor time of the evictor for each extent, dirty and clean
 //   far write        the first store into a clean page; --tracking async or sync
 //
@@ -229,8 +230,8 @@ void sequential(uint64_t extents, uint64_t rounds, uint64_t delay_us, uint64_t m
   }
 }
 
-// All extents by one client, 16 at a time; MB/s.
-double read_all(btd::Node& node, uint64_t extents) {
+// All extents by one client, 16 at a time, each put into `window` if there is one; MB/s.
+double read_all(btd::Node& node, uint64_t extents, Bare* window) {
   const uint64_t start = bench::now_ns();
   uint64_t posted = 0;
   for (; posted < btd::kNodeDepth; posted++) node.read(static_cast<uint32_t>(posted), posted, 0);
@@ -239,6 +240,7 @@ double read_all(btd::Node& node, uint64_t extents) {
     const uint32_t found = node.poll(done, btd::kNodeDepth, 1000);
     for (uint32_t i = 0; i < found; i++, done_count++) {
       if (done[i].status != btd::NodeStatus::kGood) bench::fail("a read failed");
+      if (window != nullptr) window->put(done_count, node.buffer(done[i].slot));
       if (posted < extents) node.read(done[i].slot, posted++, 0);
     }
   }
@@ -270,17 +272,21 @@ double demand(RawLink& raw, uint64_t unit, uint64_t count) {
   return 1000.0 * static_cast<double>(count * unit) / static_cast<double>(bench::now_ns() - start);
 }
 
-void tcp(uint64_t extents, uint64_t rounds, const char* program) {
+void tcp(uint64_t extents, uint64_t rounds, uint32_t handler_count, const char* program) {
   auto* times = bench::own_table<uint64_t>(extents);
   auto* buffers = bench::own_table<char>(btd::kNodeDepth * kFarExtentBytes);
-  // As the arena's far tier has it.
-  TcpNode node(program, 2 * extents, sysconf(_SC_NPROCESSORS_ONLN) > 1 ? 2 : 1);
+  TcpNode node(program, 2 * extents, handler_count);
   RawLink raw;
   Window window(node, extents, true);
   for (uint64_t round = 0; round < rounds; round++) {
     window.spill_all();
     const double raw_rate = take_all(raw, buffers, extents);
-    const double transport_rate = read_all(node.ours(), extents);
+    const double transport_rate = read_all(node.ours(), extents, nullptr);
+    double bare_rate;
+    {
+      Bare bare(extents * kFarExtentBytes, kFarExtentBytes);
+      bare_rate = read_all(node.ours(), extents, &bare);
+    }
     const double demand_rate = demand(raw, 4096, 4 * extents);
     window.far.pager().may_prefetch = true;
     window.set_near(2 * extents);
@@ -313,11 +319,14 @@ void tcp(uint64_t extents, uint64_t rounds, const char* program) {
     }
     std::printf(
         "{\"test\":\"far tcp\",\"round\":%lu,\"raw_mb_s\":%.0f,\"transport_mb_s\":%.0f,"
+        "\"bare_mb_s\":%.0f,"
         "\"far_mb_s\":%.0f,\"demand_4k_mb_s\":%.0f,\"far_ns\":%lu,\"far_p99_ns\":%lu,"
-        "\"transport_ns\":%lu,\"bare_64k_ns\":%lu,\"of_raw\":%.3f,\"of_transport\":%.3f,"
+        "\"transport_ns\":%lu,\"bare_64k_ns\":%lu,\"of_raw\":%.3f,\"of_transport\":%.3f,\"of_"
+        "bare\":%.3f,"
         "\"over_demand\":%.1f,\"ratio\":%.3f}\n",
-        round, raw_rate, transport_rate, far_rate, demand_rate, far_p50, far_p99, transport_p50,
-        bare_p50, far_rate / raw_rate, far_rate / transport_rate, far_rate / demand_rate,
+        round, raw_rate, transport_rate, bare_rate, far_rate, demand_rate, far_p50, far_p99,
+        transport_p50, bare_p50, far_rate / raw_rate, far_rate / transport_rate,
+        far_rate / bare_rate, far_rate / demand_rate,
         (static_cast<double>(far_p50) - static_cast<double>(transport_p50)) /
             static_cast<double>(bare_p50));
     std::fflush(stdout);
@@ -433,7 +442,11 @@ int main(int argc, char** argv) {
   if (is_asked("fault")) fault(extents, rounds);
   if (is_asked("sequential"))
     sequential(extents, rounds, options.number("--delay-us", 20), options.number("--mb-s", 1000));
-  if (is_asked("tcp")) tcp(extents, rounds, options.text("--bartenderd", bartenderd()));
+  // As many handlers as an arena's far tier has.
+  const uint64_t handlers = options.number("--handlers", sysconf(_SC_NPROCESSORS_ONLN) > 1 ? 2 : 1);
+  if (is_asked("tcp"))
+    tcp(extents, rounds, static_cast<uint32_t>(handlers),
+        options.text("--bartenderd", bartenderd()));
   if (is_asked("evict")) evict(extents, rounds);
   if (is_asked("write")) write(extents, rounds, options.text("--tracking", "both"));
   return 0;
