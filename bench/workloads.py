@@ -178,9 +178,9 @@ def far_workloads():
         return Workload(name, 'far', command, full, quick, value, unit, only_persistent=True, own=True)
 
     return [
-        far('far fault / bare', 'far fault --rounds 1 --extents {n}', 1024, 512, 'ratio', 'x'),
+        far('far fault / bare', 'far fault --rounds 1 --extents {n}', 1024, 512, 'ratio_beside', 'x'),
         far('far sequential', 'far sequential --rounds 1 --extents {n}', 1024, 512, 'of_link', 'x'),
-        far('far fault / bare, TCP', 'far tcp --rounds 1 --extents {n}', 1024, 512, 'ratio', 'x'),
+        far('far fault / bare, TCP', 'far tcp --rounds 1 --extents {n}', 1024, 512, 'ratio_beside', 'x'),
         far('far sequential, TCP', 'far tcp --rounds 1 --extents {n}', 1024, 512, 'of_transport', 'x'),
         far('far first write', 'far write --tracking async --rounds 1 --extents {n}', 512, 256,
             'page_ns', 'ns'),
