@@ -102,7 +102,7 @@ def all_contenders(bartender_library):
                   environment={'BARTENDER_THRESHOLD': '0', 'BARTENDER_DURABILITY': 'process',
                                'BARTENDER_ARENA': '{directory}/%e.%p.arena'},
                   programs={'collector': 'collector --path {directory}/collector.arena',
-                            'far': 'far', 'far_deaths': far_deaths(library)}),
+                            'far': 'far --directory {directory}', 'far_deaths': far_deaths(library)}),
         # On malloc it is `bartender`, whose level is this one too.
         bartender_level(library, 'process', True),
         bartender_level(library, 'lazy', False),

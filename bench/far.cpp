@@ -37,7 +37,9 @@ uint64_t percentile(uint64_t* values, uint64_t count, uint64_t percent) {
   return values[std::min(count - 1, count * percent / 100)];
 }
 
-const char* const kPath = "/dev/shm/bartender-bench-far";
+// Where windows and stores lie: a directory in a tmpfs.
+char directory[256];
+char window_path[300];
 
 // A node in this process.
 struct Here {
@@ -69,12 +71,12 @@ struct Window {
   template <typename Nodes>
   Window(Nodes& nodes, uint64_t extents, bool tracks_async) {
     nodes.fill_in(request);
-    request.path = kPath;
+    request.path = window_path;
     request.window_bytes = extents * kFarExtentBytes;
     request.near_bytes = 2 * extents * kFarExtentBytes;
     request.tracks_async = tracks_async;
     request.may_prefetch = false;
-    unlink(kPath);
+    unlink(window_path);
     btd::Line why;
     if (far.open(request, why) != btd::Error::kNone) {
       std::fputs(why.c_str(), stderr);
@@ -84,7 +86,7 @@ struct Window {
   }
   ~Window() {
     far.close();
-    unlink(kPath);
+    unlink(window_path);
   }
   // Every extent written once and gone.
   void spill_all() {
@@ -296,7 +298,7 @@ double demand(RawLink& raw, uint64_t unit, uint64_t count) {
 void tcp(uint64_t extents, uint64_t rounds, uint32_t handler_count, const char* program) {
   auto* times = bench::own_table<uint64_t>(extents);
   auto* buffers = bench::own_table<char>(btd::kNodeDepth * kFarExtentBytes);
-  TcpNode node(program, 2 * extents, handler_count);
+  TcpNode node(program, directory, 2 * extents, handler_count);
   RawLink raw;
   Window window(node, extents, true);
   for (uint64_t round = 0; round < rounds; round++) {
@@ -459,6 +461,11 @@ int main(int argc, char** argv) {
   const char* what = options.word("all");
   const uint64_t extents = options.number("--extents", 1024);
   const uint64_t rounds = options.number("--rounds", 5);
+  const char* given = options.text("--directory", nullptr);
+  std::snprintf(directory, sizeof(directory), "%s",
+                given != nullptr ? given : "/dev/shm/bartender-bench-XXXXXX");
+  if (given == nullptr && mkdtemp(directory) == nullptr) bench::fail("no directory");
+  std::snprintf(window_path, sizeof(window_path), "%s/window", directory);
   auto is_asked = [&](const char* name) {
     return std::strcmp(what, "all") == 0 || std::strcmp(what, name) == 0;
   };
@@ -472,5 +479,6 @@ int main(int argc, char** argv) {
         options.text("--bartenderd", bartenderd()));
   if (is_asked("evict")) evict(extents, rounds);
   if (is_asked("write")) write(extents, rounds, options.text("--tracking", "both"));
+  if (given == nullptr) rmdir(directory);
   return 0;
 }

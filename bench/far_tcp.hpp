@@ -19,14 +19,13 @@
 
 namespace bench {
 
-// A memory node with its store in /dev/shm, and connections to it: a set for each handler, one for
-// the evictor, one for ourselves.  Nothing is left of it.
+// A memory node with its store in a directory of ours, and connections to it: a set for each
+// handler, one for the evictor, one for ourselves.  Nothing is left of it.
 class TcpNode {
  public:
-  // `program`: the path of bartenderd.
-  TcpNode(const char* program, uint64_t extents, uint32_t handler_count) {
-    std::snprintf(directory_, sizeof(directory_), "/dev/shm/bartender-bench-XXXXXX");
-    if (mkdtemp(directory_) == nullptr) fail("no directory for a store");
+  // `program`: the path of bartenderd; `directory`: for its store and key.
+  TcpNode(const char* program, const char* directory, uint64_t extents, uint32_t handler_count)
+      : directory_(directory) {
     path("key");
     FILE* key = std::fopen(path_, "w");
     if (key == nullptr) fail("no key");
@@ -59,7 +58,6 @@ class TcpNode {
       path(name);
       unlink(path_);
     }
-    rmdir(directory_);
   }
 
   void fill_in(btd::FarRequest& request) {
@@ -76,7 +74,7 @@ class TcpNode {
   void start(const char* program, uint64_t extents, char (&address)[64]) {
     int out[2];
     if (pipe2(out, O_CLOEXEC) != 0) fail("no pipe");
-    char store[128];
+    char store[512];
     char capacity[32];
     std::snprintf(store, sizeof(store), "%s/store", directory_);
     std::snprintf(capacity, sizeof(capacity), "%luM", std::max<uint64_t>(extents / 8, 16));
@@ -97,8 +95,8 @@ class TcpNode {
     std::fclose(lines);
   }
 
-  char directory_[64];
-  char path_[128];
+  const char* directory_;
+  char path_[512];
   pid_t daemon_;
   uint32_t handler_count_ = 0;
   btd::NodeClients clients_;
