@@ -44,13 +44,14 @@ class Contender:
         program = self.programs.get(arguments[0]) or self.programs.get(' '.join(arguments[:2]))
         if program is None:
             return arguments if self.runs_all and not own else None
-        program, *options = program.split()
+        program, *options = words(program)
         return [program] + arguments[1:] + [o.format(directory=directory) for o in options]
 
     def built(self, directory):
         """Those of its programs that are there."""
         return {ours: command for ours, command in self.programs.items()
-                if os.path.exists(os.path.join(directory, command.split()[0]))}
+                if all(os.path.exists(os.path.join(directory, word))
+                       for word in words(command)[:1] + [w for w in words(command) if os.path.isabs(w)])}
 
     def preload(self):
         """The path to preload, or None if it is not there."""
@@ -65,6 +66,18 @@ class Contender:
         if self.library is not None:
             added['LD_PRELOAD'] = self.preload()
         return added
+
+
+def far_deaths(library):
+    """The command of tests/far that kills nodes; programs lie in the library's own build."""
+    build = os.path.dirname(os.path.dirname(library))
+    root = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    return [os.path.join(root, 'tests', 'far', 'far_deaths.py'), library] + [
+        os.path.join(build, p) for p in ('tests/far', 'tools/node/bartenderd', 'tools/bartender')]
+
+
+def words(command):
+    return command if isinstance(command, list) else command.split()
 
 
 def bartender_level(library, durability, only_programs):
@@ -88,7 +101,8 @@ def all_contenders(bartender_library):
         Contender('bartender', library=library, persistent=True,
                   environment={'BARTENDER_THRESHOLD': '0', 'BARTENDER_DURABILITY': 'process',
                                'BARTENDER_ARENA': '{directory}/%e.%p.arena'},
-                  programs={'collector': 'collector --path {directory}/collector.arena'}),
+                  programs={'collector': 'collector --path {directory}/collector.arena',
+                            'far': 'far --directory {directory}', 'far_deaths': far_deaths(library)}),
         # On malloc it is `bartender`, whose level is this one too.
         bartender_level(library, 'process', True),
         bartender_level(library, 'lazy', False),

@@ -4,27 +4,32 @@
 //                    read and one UFFDIO_COPY, of 64 KiB and of 4 KiB
 //   far sequential   all of a far window, in order, over a link of a given bandwidth and delay;
 //                    beside the link alone, and beside demand of 4 KiB pages over it
+//   far tcp          both over the real transport on loopback, bartenderd as a child; beside its
+//                    reads alone, one thread that puts what it reads into a window (bare_mb_s), a
+//                    raw TCP link, and demand of 4 KiB pages over that
 //   far evict        processor time of the evictor for each extent, dirty and clean
-//   far write        the first store into a clean page
+//   far write        the first store into a clean page; --tracking async or sync
 //
 // Unlike the other programs it is built with core/: nothing can be preloaded to reach the window.
-// The node is a copy in this process behind a link that is made up, so what is measured is the
-// pager.  One JSON line a result.
+// But in `tcp` the node is a copy in this process behind a link that is made up, so what is
+// measured is the pager.  One JSON line a result.
 
 #include <dirent.h>
-#include <errno.h>
-#include <linux/userfaultfd.h>
-#include <sys/ioctl.h>
-#include <sys/syscall.h>
+#include <sched.h>
 
-#include <algorithm>
 #include <new>
 
-#include "core/spill/far_window.hpp"
-#include "support.hpp"
+#include "far_bare.hpp"
+#include "far_link.hpp"
+#include "far_tcp.hpp"
 
 namespace {
 
+using bench::Bare;
+using bench::Link;
+using bench::LinkNode;
+using bench::RawLink;
+using bench::TcpNode;
 using btd::kFarExtentBytes;
 
 uint64_t percentile(uint64_t* values, uint64_t count, uint64_t percent) {
@@ -32,108 +37,46 @@ uint64_t percentile(uint64_t* values, uint64_t count, uint64_t percent) {
   return values[std::min(count - 1, count * percent / 100)];
 }
 
-// Where the extents of all nodes lie, and what it costs to get there.
-struct Link {
-  char* store = nullptr;  // one copy of each extent
-  uint64_t* generations = nullptr;
-  uint64_t delay_ns = 0;
-  uint64_t bytes_per_us = 0;  // 0: no limit
-  bool keeps = true;          // false: a write costs nothing
-  uint64_t free_at_ns = 0;    // one reader at a time
+// Where windows and stores lie: a directory in a tmpfs.
+char directory[256];
+char window_path[300];
 
-  uint64_t due() {
-    const uint64_t now = bench::now_ns();
-    uint64_t start = std::max(now, free_at_ns);
-    if (bytes_per_us != 0) start += kFarExtentBytes * 1000 / bytes_per_us;
-    free_at_ns = start;
-    return start + delay_ns;
+// A node in this process.
+struct Here {
+  explicit Here(uint64_t extents) : handler(link), evictor(link), count(extents) {
+    link.store = bench::own_table<char>(count * kFarExtentBytes);
+    link.generations = bench::own_table<uint64_t>(count);
   }
-};
-
-class LinkNode final : public btd::Node {
- public:
-  explicit LinkNode(Link& link) : link_(link) {
-    buffers_ =
-        static_cast<char*>(mmap(nullptr, btd::kNodeDepth * kFarExtentBytes, PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0));
-    if (buffers_ == MAP_FAILED) bench::fail("no memory for buffers");
+  ~Here() {
+    munmap(link.store, count * kFarExtentBytes);
+    munmap(link.generations, count * sizeof(uint64_t));
   }
-  btd::NodeStatus connect(uint32_t) noexcept override {
-    is_connected_ = true;
-    return btd::NodeStatus::kGood;
-  }
-  bool is_connected() const noexcept override { return is_connected_; }
-  char* buffer(uint32_t slot) noexcept override { return buffers_ + slot * kFarExtentBytes; }
-  bool read(uint32_t slot, uint64_t extent, uint64_t) noexcept override {
-    operations_[slot] = {extent, link_.due(), true, true};
-    return true;
-  }
-  bool write(uint32_t slot, uint64_t extent, uint64_t generation, uint32_t) noexcept override {
-    if (link_.keeps)
-      std::memcpy(link_.store + extent * kFarExtentBytes, buffer(slot), kFarExtentBytes);
-    link_.generations[extent] = generation;
-    operations_[slot] = {extent, 0, true, false};
-    return true;
-  }
-  bool release(uint32_t slot, uint64_t extent) noexcept override {
-    operations_[slot] = {extent, 0, true, false};
-    return true;
-  }
-  bool list(uint32_t slot, uint64_t) noexcept override {
-    operations_[slot] = {0, 0, true, false};
-    return true;
-  }
-  uint32_t poll(btd::NodeCompletion* out, uint32_t count_max, uint32_t wait_us) noexcept override {
-    const uint64_t until = bench::now_ns() + wait_us * 1000;
-    while (true) {
-      const uint64_t now = bench::now_ns();
-      uint32_t count = 0;
-      for (uint32_t slot = 0; slot < btd::kNodeDepth && count < count_max; slot++) {
-        Operation& one = operations_[slot];
-        if (!one.is_posted || one.due_ns > now) continue;
-        one.is_posted = false;
-        if (one.is_read)
-          std::memcpy(buffer(slot), link_.store + one.extent * kFarExtentBytes, kFarExtentBytes);
-        out[count++] = {slot, btd::NodeStatus::kGood,
-                        one.is_read ? static_cast<uint32_t>(kFarExtentBytes) : 0,
-                        one.is_read ? link_.generations[one.extent] : 0};
-      }
-      if (count > 0 || now >= until) return count;
-    }
-  }
-  void close() noexcept override { is_connected_ = false; }
-
- private:
-  struct Operation {
-    uint64_t extent;
-    uint64_t due_ns;
-    bool is_posted;
-    bool is_read;
-  };
-  Link& link_;
-  char* buffers_;
-  Operation operations_[btd::kNodeDepth] = {};
-  bool is_connected_ = false;
-};
-
-const char* const kPath = "/dev/shm/bartender-bench-far";
-
-// A window of `extents` far extents.
-struct Window {
-  Window(uint64_t extents, bool tracks_async)
-      : handler(link), evictor(link), handlers{&handler}, evictors{&evictor} {
-    link.store = bench::own_table<char>(extents * kFarExtentBytes);
-    link.generations = bench::own_table<uint64_t>(extents);
-    request.path = kPath;
-    request.window_bytes = extents * kFarExtentBytes;
-    request.near_bytes = 2 * extents * kFarExtentBytes;
+  void fill_in(btd::FarRequest& request) {
     request.node_count = 1;
     request.replica_count = 1;
     request.handler_nodes[0] = handlers;
     request.evictor_nodes = evictors;
+  }
+
+  Link link;
+  LinkNode handler;
+  LinkNode evictor;
+  btd::Node* handlers[1] = {&handler};
+  btd::Node* evictors[1] = {&evictor};
+  uint64_t count;
+};
+
+// A window of `extents` far extents.
+struct Window {
+  template <typename Nodes>
+  Window(Nodes& nodes, uint64_t extents, bool tracks_async) {
+    nodes.fill_in(request);
+    request.path = window_path;
+    request.window_bytes = extents * kFarExtentBytes;
+    request.near_bytes = 2 * extents * kFarExtentBytes;
     request.tracks_async = tracks_async;
     request.may_prefetch = false;
-    unlink(kPath);
+    unlink(window_path);
     btd::Line why;
     if (far.open(request, why) != btd::Error::kNone) {
       std::fputs(why.c_str(), stderr);
@@ -143,9 +86,7 @@ struct Window {
   }
   ~Window() {
     far.close();
-    unlink(kPath);
-    munmap(link.store, count * kFarExtentBytes);
-    munmap(link.generations, count * sizeof(uint64_t));
+    unlink(window_path);
   }
   // Every extent written once and gone.
   void spill_all() {
@@ -172,86 +113,9 @@ struct Window {
   }
   char* at(uint64_t extent) { return far.base() + extent * kFarExtentBytes; }
 
-  Link link;
-  LinkNode handler;
-  LinkNode evictor;
-  btd::Node* handlers[1];
-  btd::Node* evictors[1];
   btd::FarRequest request;
   btd::FarWindow far;
   uint64_t count = 0;
-};
-
-// The least: nothing but a blocking read and a copy, in a thread.
-class Bare {
- public:
-  Bare(uint64_t bytes, uint64_t unit, uint64_t delay_ns)
-      : bytes_(bytes), unit_(unit), delay_ns_(delay_ns) {
-    descriptor_ = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC));
-    uffdio_api api{};
-    api.api = UFFD_API;
-    if (descriptor_ < 0 || ioctl(descriptor_, UFFDIO_API, &api) != 0) bench::fail("no userfaultfd");
-    file_ = memfd_create("bare", MFD_CLOEXEC);
-    if (ftruncate(file_, static_cast<off_t>(bytes)) != 0) bench::fail("no window");
-    base = static_cast<char*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file_, 0));
-    uffdio_register watch{};
-    watch.range = {reinterpret_cast<uint64_t>(base), bytes};
-    watch.mode = UFFDIO_REGISTER_MODE_MISSING;
-    if (ioctl(descriptor_, UFFDIO_REGISTER, &watch) != 0) bench::fail("cannot watch");
-    data_ = bench::own_table<char>(unit);
-    if (pthread_create(&thread_, nullptr, main, this) != 0) bench::fail("no thread");
-  }
-  // The thread ends with the fault on the last unit.
-  ~Bare() {
-    static_cast<volatile char*>(base)[bytes_ - 1];
-    pthread_join(thread_, nullptr);
-    munmap(base, bytes_);
-    munmap(data_, unit_);
-    close(descriptor_);
-    close(file_);
-  }
-  char* base;
-
- private:
-  static void* main(void* argument) {
-    auto* bare = static_cast<Bare*>(argument);
-    while (true) {
-      uffd_msg message;
-      if (read(bare->descriptor_, &message, sizeof(message)) != sizeof(message)) continue;
-      if (bare->delay_ns_ != 0) {
-        const uint64_t due = bench::now_ns() + bare->delay_ns_;
-        while (bench::now_ns() < due) {
-        }
-      }
-      uffdio_copy copy{};
-      copy.dst = message.arg.pagefault.address & ~(bare->unit_ - 1);
-      copy.src = reinterpret_cast<uint64_t>(bare->data_);
-      copy.len = bare->unit_;
-      // It may stop in the middle; what is there already only needs a wake-up.
-      while (ioctl(bare->descriptor_, UFFDIO_COPY, &copy) != 0) {
-        if (errno != EAGAIN) {
-          uffdio_range range{copy.dst, copy.len};
-          ioctl(bare->descriptor_, UFFDIO_WAKE, &range);
-          break;
-        }
-        if (copy.copy > 0) {
-          copy.dst += static_cast<uint64_t>(copy.copy);
-          copy.src += static_cast<uint64_t>(copy.copy);
-          copy.len -= static_cast<uint64_t>(copy.copy);
-        }
-      }
-      if (message.arg.pagefault.address >=
-          reinterpret_cast<uint64_t>(bare->base) + bare->bytes_ - bare->unit_)
-        return nullptr;
-    }
-  }
-  uint64_t bytes_;
-  uint64_t unit_;
-  uint64_t delay_ns_;
-  int descriptor_;
-  int file_;
-  char* data_;
-  pthread_t thread_;
 };
 
 // Touches one byte of each of `count` units in random order; fills `times`.
@@ -269,27 +133,47 @@ void touch_all(char* base, uint64_t unit, uint64_t count, uint64_t* times, uint6
   munmap(order, count * sizeof(uint64_t));
 }
 
+// Bare faults with the handler on the faulting processor, which no scheduler has to find: the best
+// that a handler can do.  p50.
+uint64_t bare_beside(uint64_t extents, uint64_t* times, uint64_t seed) {
+  cpu_set_t before;
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(static_cast<size_t>(sched_getcpu()), &one);
+  if (sched_getaffinity(0, sizeof(before), &before) != 0 ||
+      sched_setaffinity(0, sizeof(one), &one) != 0)
+    bench::fail("no affinity");
+  {
+    Bare bare((extents + 1) * kFarExtentBytes, kFarExtentBytes, uint64_t{0});
+    touch_all(bare.base, kFarExtentBytes, extents, times, seed);
+  }
+  sched_setaffinity(0, sizeof(before), &before);
+  return percentile(times, extents, 50);
+}
+
 void fault(uint64_t extents, uint64_t rounds) {
   auto* times = bench::own_table<uint64_t>(extents);
-  Window window(extents, true);
+  Here here(extents);
+  Window window(here, extents, true);
   for (uint64_t round = 0; round < rounds; round++) {
     uint64_t bare_p50[2];
     uint64_t bare_p99[2];
     int which = 0;
     for (uint64_t unit : {kFarExtentBytes, size_t{4096}}) {
       // The last unit ends the thread.
-      Bare bare((extents + 1) * unit, unit, 0);
+      Bare bare((extents + 1) * unit, unit, uint64_t{0});
       touch_all(bare.base, unit, extents, times, round);
       bare_p50[which] = percentile(times, extents, 50);
       bare_p99[which++] = percentile(times, extents, 99);
     }
+    const uint64_t beside_p50 = bare_beside(extents, times, round);
     window.spill_all();
     window.set_near(2 * extents);
     touch_all(window.far.base(), kFarExtentBytes, extents, times, round);
     const uint64_t ours_p50 = percentile(times, extents, 50);
     const uint64_t ours_p99 = percentile(times, extents, 99);
     // The transport's part: a read of the node, as the handler makes it.
-    LinkNode node(window.link);
+    LinkNode node(here.link);
     node.connect(0);
     for (uint64_t i = 0; i < extents; i++) {
       btd::NodeCompletion done;
@@ -302,25 +186,27 @@ void fault(uint64_t extents, uint64_t rounds) {
     const uint64_t link_p50 = percentile(times, extents, 50);
     std::printf(
         "{\"test\":\"far fault\",\"round\":%lu,\"bare_64k_ns\":%lu,\"bare_64k_p99_ns\":%lu,"
-        "\"bare_4k_ns\":%lu,\"far_ns\":%lu,\"far_p99_ns\":%lu,\"link_ns\":%lu,"
-        "\"ratio\":%.3f}\n",
-        round, bare_p50[0], bare_p99[0], bare_p50[1], ours_p50, ours_p99, link_p50,
-        static_cast<double>(ours_p50 - link_p50) / static_cast<double>(bare_p50[0]));
+        "\"bare_4k_ns\":%lu,\"bare_beside_ns\":%lu,\"far_ns\":%lu,\"far_p99_ns\":%lu,"
+        "\"link_ns\":%lu,\"ratio\":%.3f,\"ratio_beside\":%.3f}\n",
+        round, bare_p50[0], bare_p99[0], bare_p50[1], beside_p50, ours_p50, ours_p99, link_p50,
+        static_cast<double>(ours_p50 - link_p50) / static_cast<double>(bare_p50[0]),
+        static_cast<double>(ours_p50 - link_p50) / static_cast<double>(beside_p50));
     std::fflush(stdout);
   }
 }
 
 void sequential(uint64_t extents, uint64_t rounds, uint64_t delay_us, uint64_t megabytes_per_s) {
-  Window window(extents, true);
+  Here here(extents);
+  Window window(here, extents, true);
   for (uint64_t round = 0; round < rounds; round++) {
-    window.link.delay_ns = 0;
-    window.link.bytes_per_us = 0;
+    here.link.delay_ns = 0;
+    here.link.bytes_per_us = 0;
     window.spill_all();
-    window.link.delay_ns = delay_us * 1000;
-    window.link.bytes_per_us = megabytes_per_s;
+    here.link.delay_ns = delay_us * 1000;
+    here.link.bytes_per_us = megabytes_per_s;
     const double bytes = static_cast<double>(extents * kFarExtentBytes);
     // The link alone, 16 deep.
-    LinkNode node(window.link);
+    LinkNode node(here.link);
     node.connect(0);
     uint64_t start = bench::now_ns();
     uint64_t posted = 0;
@@ -367,6 +253,123 @@ void sequential(uint64_t extents, uint64_t rounds, uint64_t delay_us, uint64_t m
   }
 }
 
+// All extents by one client, 16 at a time, each put into `window` if there is one; MB/s.
+double read_all(btd::Node& node, uint64_t extents, Bare* window) {
+  const uint64_t start = bench::now_ns();
+  uint64_t posted = 0;
+  for (; posted < btd::kNodeDepth; posted++) node.read(static_cast<uint32_t>(posted), posted, 0);
+  for (uint64_t done_count = 0; done_count < extents;) {
+    btd::NodeCompletion done[btd::kNodeDepth];
+    const uint32_t found = node.poll(done, btd::kNodeDepth, 1000);
+    for (uint32_t i = 0; i < found; i++, done_count++) {
+      if (done[i].status != btd::NodeStatus::kGood) bench::fail("a read failed");
+      if (window != nullptr) window->put(done_count, node.buffer(done[i].slot));
+      if (posted < extents) node.read(done[i].slot, posted++, 0);
+    }
+  }
+  return 1000.0 * static_cast<double>(extents * kFarExtentBytes) /
+         static_cast<double>(bench::now_ns() - start);
+}
+
+// The same bytes over the raw link.
+double take_all(RawLink& raw, char* to, uint64_t extents) {
+  const uint64_t start = bench::now_ns();
+  uint64_t asked = 0;
+  for (; asked < btd::kNodeDepth; asked++) raw.ask(kFarExtentBytes);
+  for (uint64_t taken = 0; taken < extents; taken++) {
+    raw.take(to + taken % btd::kNodeDepth * kFarExtentBytes, kFarExtentBytes);
+    if (asked++ < extents) raw.ask(kFarExtentBytes);
+  }
+  return 1000.0 * static_cast<double>(extents * kFarExtentBytes) /
+         static_cast<double>(bench::now_ns() - start);
+}
+
+// Bare demand over the raw link, in units; MB/s.
+double demand(RawLink& raw, uint64_t unit, uint64_t count) {
+  Bare bare((count + 1) * unit, unit, [&raw](char* to, uint64_t bytes) {
+    raw.ask(static_cast<uint32_t>(bytes));
+    raw.take(to, bytes);
+  });
+  const uint64_t start = bench::now_ns();
+  for (uint64_t i = 0; i < count; i++) *static_cast<volatile char*>(bare.base + i * unit);
+  return 1000.0 * static_cast<double>(count * unit) / static_cast<double>(bench::now_ns() - start);
+}
+
+void tcp(uint64_t extents, uint64_t rounds, uint32_t handler_count, const char* program) {
+  auto* times = bench::own_table<uint64_t>(extents);
+  auto* buffers = bench::own_table<char>(btd::kNodeDepth * kFarExtentBytes);
+  TcpNode node(program, directory, 2 * extents, handler_count);
+  RawLink raw;
+  Window window(node, extents, true);
+  for (uint64_t round = 0; round < rounds; round++) {
+    window.spill_all();
+    const double raw_rate = take_all(raw, buffers, extents);
+    const double transport_rate = read_all(node.ours(), extents, nullptr);
+    double bare_rate;
+    {
+      Bare bare(extents * kFarExtentBytes, kFarExtentBytes);
+      bare_rate = read_all(node.ours(), extents, &bare);
+    }
+    const double demand_rate = demand(raw, 4096, 4 * extents);
+    window.far.pager().may_prefetch = true;
+    window.set_near(2 * extents);
+    uint64_t start = bench::now_ns();
+    for (uint64_t offset = 0; offset < extents * kFarExtentBytes; offset += 4096)
+      *static_cast<volatile char*>(window.far.base() + offset);
+    const double far_rate = 1000.0 * static_cast<double>(extents * kFarExtentBytes) /
+                            static_cast<double>(bench::now_ns() - start);
+    window.far.pager().may_prefetch = false;
+
+    window.drain();
+    window.set_near(2 * extents);
+    touch_all(window.far.base(), kFarExtentBytes, extents, times, round);
+    const uint64_t far_p50 = percentile(times, extents, 50);
+    const uint64_t far_p99 = percentile(times, extents, 99);
+    for (uint64_t i = 0; i < extents; i++) {
+      btd::NodeCompletion done;
+      start = bench::now_ns();
+      node.ours().read(0, i * 7919 % extents, 0);
+      while (node.ours().poll(&done, 1, 20) == 0) {
+      }
+      times[i] = bench::now_ns() - start;
+    }
+    const uint64_t transport_p50 = percentile(times, extents, 50);
+    uint64_t bare_p50;
+    {
+      Bare bare((extents + 1) * kFarExtentBytes, kFarExtentBytes, uint64_t{0});
+      touch_all(bare.base, kFarExtentBytes, extents, times, round);
+      bare_p50 = percentile(times, extents, 50);
+    }
+    const uint64_t beside_p50 = bare_beside(extents, times, round);
+    const double ours = static_cast<double>(far_p50) - static_cast<double>(transport_p50);
+    std::printf(
+        "{\"test\":\"far tcp\",\"round\":%lu,\"raw_mb_s\":%.0f,\"transport_mb_s\":%.0f,"
+        "\"bare_mb_s\":%.0f,"
+        "\"far_mb_s\":%.0f,\"demand_4k_mb_s\":%.0f,\"far_ns\":%lu,\"far_p99_ns\":%lu,"
+        "\"transport_ns\":%lu,\"bare_64k_ns\":%lu,\"bare_beside_ns\":%lu,\"of_raw\":%.3f,\"of_"
+        "transport\":%.3f,\"of_"
+        "bare\":%.3f,"
+        "\"over_demand\":%.1f,\"ratio\":%.3f,\"ratio_beside\":%.3f}\n",
+        round, raw_rate, transport_rate, bare_rate, far_rate, demand_rate, far_p50, far_p99,
+        transport_p50, bare_p50, beside_p50, far_rate / raw_rate, far_rate / transport_rate,
+        far_rate / bare_rate, far_rate / demand_rate, ours / static_cast<double>(bare_p50),
+        ours / static_cast<double>(beside_p50));
+    std::fflush(stdout);
+  }
+  munmap(times, extents * sizeof(uint64_t));
+  munmap(buffers, btd::kNodeDepth * kFarExtentBytes);
+}
+
+// build/tools/node/bartenderd, beside build/bench/far.
+const char* bartenderd() {
+  static char path[4096];
+  ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 64);
+  for (int parts = 0; parts < 2 && length > 0;)
+    if (path[--length] == '/') parts++;
+  std::strcpy(path + length, "/tools/node/bartenderd");
+  return path;
+}
+
 // Processor time of the thread of this name, in ns.
 uint64_t thread_ns(const char* name) {
   DIR* tasks = opendir("/proc/self/task");
@@ -390,9 +393,10 @@ uint64_t thread_ns(const char* name) {
 }
 
 void evict(uint64_t extents, uint64_t rounds) {
-  Window window(extents, true);
+  Here here(extents);
+  Window window(here, extents, true);
   window.spill_all();
-  window.link.keeps = false;  // the transport's part is not ours
+  here.link.keeps = false;  // the transport's part is not ours
   for (uint64_t round = 0; round < rounds; round++) {
     double cost_us[2];
     for (bool is_dirty : {false, true}) {
@@ -413,10 +417,12 @@ void evict(uint64_t extents, uint64_t rounds) {
   }
 }
 
-void write(uint64_t extents, uint64_t rounds) {
+void write(uint64_t extents, uint64_t rounds, const char* tracking) {
   auto* times = bench::own_table<uint64_t>(extents * btd::kPagesPerExtent);
   for (bool tracks_async : {true, false}) {
-    Window window(extents, tracks_async);
+    if (std::strcmp(tracking, tracks_async ? "sync" : "async") == 0) continue;
+    Here here(extents);
+    Window window(here, extents, tracks_async);
     for (uint64_t round = 0; round < rounds; round++) {
       window.spill_all();
       window.set_near(2 * extents);
@@ -430,12 +436,17 @@ void write(uint64_t extents, uint64_t rounds) {
       }
       const uint64_t all = bench::now_ns() - begin;
       const uint64_t count = extents * btd::kPagesPerExtent;
+      auto* sorted = bench::own_table<uint64_t>(count);
+      std::memcpy(sorted, times, count * sizeof(uint64_t));
+      const uint64_t page_p50 = percentile(sorted, count, 50);
+      munmap(sorted, count * sizeof(uint64_t));
       // Of an extent's first page and of the other ones: tracked synchronously they differ.
       for (uint64_t i = 0; i < extents; i++) std::swap(times[i], times[i * btd::kPagesPerExtent]);
       std::printf(
-          "{\"test\":\"far write\",\"round\":%lu,\"async\":%s,\"first_page_ns\":%lu,"
+          "{\"test\":\"far "
+          "write\",\"round\":%lu,\"async\":%s,\"page_ns\":%lu,\"first_page_ns\":%lu,"
           "\"later_page_ns\":%lu,\"extent_us\":%.2f}\n",
-          round, tracks_async ? "true" : "false", percentile(times, extents, 50),
+          round, tracks_async ? "true" : "false", page_p50, percentile(times, extents, 50),
           percentile(times + extents, count - extents, 50),
           static_cast<double>(all) / 1000.0 / static_cast<double>(extents));
       std::fflush(stdout);
@@ -450,13 +461,24 @@ int main(int argc, char** argv) {
   const char* what = options.word("all");
   const uint64_t extents = options.number("--extents", 1024);
   const uint64_t rounds = options.number("--rounds", 5);
+  const char* given = options.text("--directory", nullptr);
+  std::snprintf(directory, sizeof(directory), "%s",
+                given != nullptr ? given : "/dev/shm/bartender-bench-XXXXXX");
+  if (given == nullptr && mkdtemp(directory) == nullptr) bench::fail("no directory");
+  std::snprintf(window_path, sizeof(window_path), "%s/window", directory);
   auto is_asked = [&](const char* name) {
     return std::strcmp(what, "all") == 0 || std::strcmp(what, name) == 0;
   };
   if (is_asked("fault")) fault(extents, rounds);
   if (is_asked("sequential"))
     sequential(extents, rounds, options.number("--delay-us", 20), options.number("--mb-s", 1000));
+  // As many handlers as an arena's far tier has.
+  const uint64_t handlers = options.number("--handlers", sysconf(_SC_NPROCESSORS_ONLN) > 1 ? 2 : 1);
+  if (is_asked("tcp"))
+    tcp(extents, rounds, static_cast<uint32_t>(handlers),
+        options.text("--bartenderd", bartenderd()));
   if (is_asked("evict")) evict(extents, rounds);
-  if (is_asked("write")) write(extents, rounds);
+  if (is_asked("write")) write(extents, rounds, options.text("--tracking", "both"));
+  if (given == nullptr) rmdir(directory);
   return 0;
 }

@@ -44,6 +44,12 @@ class Samples:
                  if line and line.get(workload.value) is not None]
         return quartiles(found) if found else None
 
+    def median(self, name, contender, field):
+        """Of a field of a workload's lines; None if it was not measured."""
+        lines = self.lines.get(name, {}).get(contender, [])
+        found = [line[field] for line in lines if line and line.get(field) is not None]
+        return statistics.median(found) if found else None
+
     def is_at_least(self, workload, contender, field, least):
         found = [line[field] for line in self.lines[workload.name][contender] if line]
         return bool(found) and statistics.median(found) >= least

@@ -169,6 +169,26 @@ def collector_workloads():
                                   ('graph', 'graph'), ('graph 2T', 'graph --threads 2'))]
 
 
+def far_workloads():
+    """Far memory: the pager over a link that is made up, over TCP on loopback, and when a node dies.
+
+    What a line has beside its value is judged too: goals.FAR.
+    """
+    def far(name, command, full, quick, value, unit):
+        return Workload(name, 'far', command, full, quick, value, unit, only_persistent=True, own=True)
+
+    return [
+        far('far fault / bare', 'far fault --rounds 1 --extents {n}', 1024, 512, 'ratio_beside', 'x'),
+        far('far sequential', 'far sequential --rounds 1 --extents {n}', 1024, 512, 'of_link', 'x'),
+        far('far fault / bare, TCP', 'far tcp --rounds 1 --extents {n}', 1024, 512, 'ratio_beside', 'x'),
+        far('far sequential, TCP', 'far tcp --rounds 1 --extents {n}', 1024, 512, 'of_transport', 'x'),
+        far('far first write', 'far write --tracking async --rounds 1 --extents {n}', 512, 256,
+            'page_ns', 'ns'),
+        far('far eviction', 'far evict --rounds 1 --extents {n}', 1024, 512, 'dirty_us', 'us'),
+        far('far node killed', 'far_deaths nodes --json --count {n}', 10, 4, 'stall_p99_ms', 'ms'),
+    ]
+
+
 class RealProgram:
     """Unmodified programs: CPU seconds and peak memory as bench/measure sees them.
 
@@ -273,4 +293,4 @@ def real_workloads():
 def all_workloads():
     return (small_workloads() + crowd_workloads() + large_workloads() + memory_workloads() +
             process_workloads() + nvm_workloads() + durable_workloads() + collector_workloads() +
-            real_workloads())
+            far_workloads() + real_workloads())

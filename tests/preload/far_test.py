@@ -3,16 +3,18 @@
 
     far_test.py LIBRARY PROGRAMS BARTENDERD [BARTENDER_TOOL]
 
-What is checked: the data comes back as it was, through node deaths, the program's own death, both, and fork; bad settings
-cost one line and no data; a program that ends well leaves nothing anywhere.
+What is checked: the data comes back as it was, through node deaths, the program's own death, both, and fork; system calls work on
+far blocks; bad settings cost one line and no data; a program that ends well leaves nothing anywhere.
 """
 
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 
@@ -194,7 +196,23 @@ class Settings(Case):
                       self.environment(ONLY='python3.11') | {'LD_PRELOAD': library}, timeout_s=TIME_LIMIT_S)
         self.assertEqual((outcome.status, outcome.out), (0, self.plain(PYTHON, '-c', CHURN).out), str(outcome))
         self.assertEqual(len(outcome.reports()), 1, str(outcome))
-        self.assertIn('/dev/userfaultfd', outcome.reports()[0])
+        self.assertIn('give this user read and write access to /dev/userfaultfd', outcome.reports()[0])
+        self.assertEqual(self.state_of(self.nodes[0])['writes'], 0)  # it stays near
+
+
+class Kernel(Case):
+    """What the kernel does with blocks that are far."""
+
+    def test_system_calls(self):
+        for _ in range(2):
+            self.start_node()
+        with tempfile.TemporaryDirectory(dir='/var/tmp') as disk:
+            outcome = run([self.program('far_system_calls'), disk], self.environment(), timeout_s=TIME_LIMIT_S)
+        self.assertEqual((outcome.status, outcome.reports()), (0, []), str(outcome))
+        calls, far_calls = map(int, re.search(r'(\d+) calls, (\d+) on far blocks', outcome.out).groups())
+        # Each once far and once near; a few may have come near by themselves.
+        self.assertGreaterEqual(far_calls, calls * 2 // 5, str(outcome))
+        print(f'        {outcome.out.strip()}')
 
 
 class Deaths(Case):
