@@ -13,6 +13,7 @@
 #include "tools/progress.hpp"
 #include "tools/repair.hpp"
 #include "tools/replicas.hpp"
+#include "tools/rewrite.hpp"
 #include "tools/tool.hpp"
 
 namespace btd::tools {
@@ -141,7 +142,7 @@ Outcome check_structures(const Options& options, const ArenaView& view, FarZone&
     if (options.is_pointers) outcome.pointers = find_volatile_pointers(options.path, view, far);
     return outcome;
   }
-  if (!options.is_repair) return {kExitDamaged, "damaged", findings, {}, findings, {}, {}};
+  if (options.copy.empty()) return {kExitDamaged, "damaged", findings, {}, findings, {}, {}};
   return repair_copy(view, options, findings);
 }
 
@@ -162,9 +163,26 @@ Outcome check(const Options& options) {
   if (!far.is_used()) return outcome;
   if (outcome.status == kExitRepaired) tell_of_copy(options, far);
   ReplicaReport report = verify_replicas(view, far);
+  RewriteReport rewrite;
+  // A damaged arena need not say which extents are in use.
+  if (options.is_repair && outcome.findings.empty() && report.is_mendable()) {
+    rewrite = rewrite_replicas(options.path, view, far, options.nodes, report);
+    far.ask_nodes();
+    report = verify_replicas(view, far);
+  }
   if (outcome.status == kExitOk) outcome.status = report.status();
+  if (outcome.status == kExitOk && rewrite.rewritten > 0) outcome.status = kExitRepaired;
   outcome.far = describe(report, far);
-  if (!options.is_json) print_text(report, far);
+  outcome.far["rewritten_copies"] = rewrite.rewritten;
+  if (options.is_json) return outcome;
+  print_text(report, far);
+  if (rewrite.rewritten + rewrite.failed > 0) {
+    fmt::print("{} copies on memory nodes were rewritten from good ones{}\n", rewrite.rewritten,
+               rewrite.failed == 0 ? "" : red(fmt::format(", {} could not be", rewrite.failed)));
+  } else if (report.is_mendable() && !options.is_repair) {
+    fmt::print(
+        "no copy was changed; `bartender check --repair` rewrites them from the good ones\n");
+  }
   return outcome;
 }
 
@@ -185,7 +203,7 @@ void print_pointers(const PointerReport& report) {
 void print_outcome(const Options& options, const Outcome& outcome) {
   if (outcome.findings.empty()) {
     fmt::print("{}: {}{}\n", printable(options.path), green("clean"),
-               options.is_repair ? "; no copy was made" : "");
+               options.copy.empty() ? "" : "; no copy was made");
     if (options.is_pointers) print_pointers(outcome.pointers);
     return;
   }
@@ -197,7 +215,7 @@ void print_outcome(const Options& options, const Outcome& outcome) {
   if (outcome.status == kExitRepaired) {
     fmt::print("{}: damaged; {}: {}\n", printable(options.path), printable(options.copy),
                yellow("repaired, and clean now"));
-  } else if (options.is_repair) {
+  } else if (!options.copy.empty()) {
     fmt::print("{}: {}; the copy could not be made clean and was not kept\n",
                printable(options.path), red("damaged"));
   } else {
@@ -225,7 +243,7 @@ void print_outcome_as_json(const Options& options, const Outcome& outcome) {
                                            {"looks_like", found.into}});
     }
   }
-  if (options.is_repair) {
+  if (!options.copy.empty()) {
     json["copy"] = outcome.status == kExitRepaired ? Json(options.copy) : Json(nullptr);
     json["lost"] = Json::array();
     for (const LostRange& range : outcome.lost) {
@@ -246,22 +264,22 @@ void add_check(CLI::App& app, int& status) {
   static Options options;
   command->add_option("ARENA", options.path, "the arena's file or device; it is only read")
       ->required();
-  CLI::Option* repair_flag =
-      command->add_flag("--repair", options.is_repair, "repair a copy; see --to");
-  CLI::Option* to =
-      command->add_option("--to", options.copy, "the copy to write; it must not exist yet")
-          ->needs(repair_flag);
-  repair_flag->needs(to);
+  CLI::Option* repair_flag = command->add_flag(
+      "--repair", options.is_repair,
+      "repair a copy, see --to; rewrite bad and missing copies on memory nodes from good ones");
+  command
+      ->add_option("--to", options.copy,
+                   "the copy of a damaged arena to write; it must not exist yet")
+      ->needs(repair_flag);
   command->add_flag("--pointers", options.is_pointers,
                     "also list words that roots lead to and that look like pointers into volatile "
                     "memory");
   add_node_options(*command, options.nodes);
   command->add_flag("--json", options.is_json, "print JSON");
   command->footer(
-      "Exit status: 0 clean, 1 damaged but the copy is repaired, 2 damaged, 3 refused (not an "
-      "arena, newer, in use),\n"
-      "4 cannot be read or written, 5 copies on memory nodes are missing or could not be "
-      "verified.");
+      "Exit status: 0 clean, 1 damaged but the copy is repaired, or all copies on nodes are,\n"
+      "2 damaged, 3 refused (not an arena, newer, in use), 4 cannot be read or written,\n"
+      "5 copies on memory nodes are bad or missing, or could not be verified.");
   command->callback([&status] {
     Outcome outcome = check(options);
     options.is_json ? print_outcome_as_json(options, outcome) : print_outcome(options, outcome);

@@ -169,8 +169,15 @@ void FarZone::connect(const NodeOptions& options) {
   Line why;
   if (clients_.open(request, why) != Error::kNone)
     throw Failure{kExitUsage, message_of(why) + "; nothing was done; see --nodes and --key-file"};
-  copies_.resize(extent_count_);
+  ask_nodes();
+}
+
+void FarZone::ask_nodes() {
+  copies_.assign(extent_count_, {});
+  loaded_ = ~uint64_t{0};
+  reachable_ = answered_ = 0;
   for (uint32_t i = 0; i < node_count(); i++) {
+    node(i).close();
     NodeStatus status = node(i).connect(kConnectMs);
     if (status == NodeStatus::kRefused) {
       throw Failure{kExitRefused,

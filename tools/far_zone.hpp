@@ -80,6 +80,8 @@ class FarZone final : public FarReader {
   // In the order of the options.
   uint32_t node_count() const { return clients_.count(); }
   bool is_reachable(uint32_t node) const { return (reachable_ >> node & 1) != 0; }
+  // What they have may have changed.  Throws Failure.
+  void ask_nodes();
   std::string node_name(uint32_t node) const;
   FarNode& node(uint32_t node) const { return clients_.node(0, node); }
 

@@ -81,7 +81,8 @@ void judge(const Asked& asked, bool all_answer, ReplicaReport& report) {
   const auto copies = static_cast<uint32_t>(std::popcount(asked.good));
   report.by_copies[copies]++;
   auto add = [&](Kind kind, FarFault fault) {
-    report.findings.push_back({kind, asked.extent, copies, fault});
+    report.findings.push_back(
+        {kind, asked.extent, copies, fault, asked.known.generation, asked.good, asked.bad});
   };
   if (asked.differs) {
     add(Kind::kDiffers, FarFault::kNone);

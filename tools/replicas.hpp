@@ -23,6 +23,9 @@ struct FarFinding {
   uint64_t extent;
   uint32_t copies;  // good ones
   FarFault fault;   // of kUnverified and kLost
+  uint64_t generation = 0;
+  uint32_t good = 0;    // nodes, a bit each
+  uint32_t faulty = 0;  // nodes that have it, with a bad checksum
 };
 
 struct ReplicaReport {
@@ -33,6 +36,10 @@ struct ReplicaReport {
   std::vector<FarFinding> findings;
 
   uint64_t count(FarFinding::Kind kind) const;
+  // Whether some extent has a good copy and lacks another.
+  bool is_mendable() const {
+    return count(FarFinding::Kind::kBadCopy) + count(FarFinding::Kind::kFewCopies) > 0;
+  }
   int status() const;  // kExitOk, kExitPartial or, if anything is lost, kExitDamaged
 };
 

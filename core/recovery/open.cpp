@@ -125,14 +125,6 @@ bool is_never_used(const Mapping& mapping) {
   return true;
 }
 
-// Nodes know an opening by a number greater than that of all before.  One that is killed before it
-// has raised the arena's epoch has had a number too; so the time is part of it.
-uint64_t epoch_for_nodes(const ArenaHeader& header) {
-  constexpr unsigned kTimeBits = 40;
-  return (header.epoch + 1) << kTimeBits |
-         (sys::wall_clock_ms() & ((uint64_t{1} << kTimeBits) - 1));
-}
-
 // The far tier, if the arena is to have one.  Only if it holds data the arena cannot do without:
 // then `why` says what is missing.
 Error open_far(const OpenRequest& request, Arena& arena, bool has_data, Line* why = nullptr) {
@@ -377,6 +369,12 @@ Error recover(const OpenRequest& request, const Mapping& mapping, Arena& arena, 
 }
 
 }  // namespace
+
+uint64_t epoch_for_nodes(const ArenaHeader& header) {
+  constexpr unsigned kTimeBits = 40;
+  return (header.epoch + 1) << kTimeBits |
+         (sys::wall_clock_ms() & ((uint64_t{1} << kTimeBits) - 1));
+}
 
 Error open_arena(const OpenRequest& request, Arena& arena, Line& why) {
   ::new (static_cast<void*>(view_storage)) ArenaView;

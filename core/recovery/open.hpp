@@ -38,4 +38,8 @@ inline constexpr uint64_t kCapacityBytesMin = 4 * kMiB;
 // process.
 Error open_arena(const OpenRequest& request, Arena& arena, Line& why);
 
+// Nodes know an opening by a number greater than that of all before.  One that is killed before it
+// has raised the arena's epoch has had a number too; so the time is part of it.
+uint64_t epoch_for_nodes(const ArenaHeader& header);
+
 }  // namespace btd

@@ -120,7 +120,7 @@ class General(Case):
 
     def test_wrong_usage_is_one_line_and_64(self):
         for arguments in ((), ("nonsense",), ("ls", "--nonsense"), ("info",), ("salvage",), ("check",), ("gc",), ("rm",), ("node",), ("node", "x"),
-                          ("salvage", "x", "--output", "y"), ("check", "x", "--repair"), ("check", "x", "--to", "y"),
+                          ("salvage", "x", "--output", "y"), ("check", "x", "--to", "y"),
                           ("salvage", "x", "--id", "many")):
             result = execute([BARTENDER, *arguments], env=self.environment)
             self.assertEqual(result.returncode, 64, arguments)
@@ -456,6 +456,13 @@ class Check(Case):
         document = self.repaired("set:%d:0xEE" % (self.offsets["frame_headers"] + 100 * 64 + 40))
         self.assertEqual(document["findings"][0]["fault"], "frame-header")
         self.assertEqual((len(document["copy_blocks"]), document["lost"]), (6, []))
+
+    def test_without_a_copy_to_write_nothing_is_repaired(self):
+        path = self.image("a.arena")
+        poke(path, self.offsets["frame_headers"] + 100 * 64 + 1, b"\xff")
+        before = digest(path)
+        self.assertIn("--to COPY", self.tool("check", path, "--repair", status=2))
+        self.assertEqual(digest(path), before)
 
     def test_states(self):
         self.image()

@@ -422,6 +422,88 @@ class CheckAndInfo(Case):
         self.assertIn("on nodes", self.run_tool("info", self.arena, env=self.clean).stdout.decode())
 
 
+class Rewrite(Case):
+    """Bad copies on nodes are written again by check --repair, from good ones, and by nobody else."""
+
+    def check(self, *arguments, status=0, **options):
+        return self.tool_json("check", self.arena, *arguments, status=status, **options)["far"]
+
+    def flip_some(self, name, wanted):
+        """A byte in each of the first `wanted` slots that are in use, be it by an extent that is near again."""
+        with open(self.path(name), "r+b") as file:
+            file.seek(32)
+            _, headers, data = struct.unpack("<QQQ", file.read(24))
+            slot = 0
+            while wanted:
+                file.seek(headers + slot * 128)
+                if any(file.read(8)):
+                    file.seek(data + 65536 * slot + 1234)
+                    byte = file.read(1)
+                    file.seek(-1, 1)
+                    file.write(bytes([byte[0] ^ 0x10]))
+                    wanted -= 1
+                slot += 1
+
+    def test_bad_copies_are_rewritten_and_only_when_asked(self):
+        self.dead_arena()
+        clean = self.check()
+        self.flip_some("store0", 20)
+        flipped = self.stores()
+        bad = self.check(status=5)
+        count = len(bad["findings"])
+        self.assertGreater(count, 3)
+        self.assertEqual([finding["fault"] for finding in bad["findings"]], ["bad-copy"] * count)
+        self.assertIn("check --repair", self.run_tool("check", self.arena, status=5).stdout.decode())
+        self.assertEqual(self.stores(), flipped)
+        self.assertEqual(bad["rewritten_copies"], 0)
+        mended = self.check("--repair", status=1)
+        self.assertEqual(mended.pop("rewritten_copies"), count)
+        clean.pop("rewritten_copies")
+        self.assertEqual(mended, clean)
+        # So many were let go and written there, and the other node has seen nobody.
+        (_, writes, releases, _), other = self.stores()
+        self.assertEqual((writes - flipped[0][1], releases - flipped[0][2]), (count, count))
+        self.assertEqual(other, flipped[1])
+        self.flip_bytes("store1")  # all that it has is bad now
+        self.assert_all_delivered()
+
+    def test_the_only_good_copies_stay_and_where_none_is_left_nothing_is_changed(self):
+        self.dead_arena()
+        self.flip_bytes("store0")
+        self.flip_some("store1", 20)
+        before = self.stores()
+        lost = self.check(status=2)
+        count = sum(finding["fault"] == "lost" for finding in lost["findings"])
+        self.assertGreater(count, 3)
+        left = self.check("--repair", status=2)
+        self.assertEqual([finding["fault"] for finding in left["findings"]], ["lost"] * count)
+        self.assertEqual(left["rewritten_copies"], lost["extents"] - count)
+        self.assertEqual(self.stores()[1], before[1])
+        self.flip_some("store1", 20)  # as they were
+        self.assertEqual([finding["fault"] for finding in self.check(status=5)["findings"]], ["bad-copy"] * count)
+        self.assertEqual(self.check("--repair", status=1)["findings"], [])
+        self.assert_all_delivered()
+
+    def test_what_a_new_node_lacks_is_copied_there(self):
+        self.is_sealed = True
+        self.dead_arena()
+        self.daemons[0].kill()
+        os.unlink(self.path("store0"))
+        self.daemons[0] = self.daemon(0)
+        far = self.check("--repair", status=1)
+        self.assertEqual((far["result"], far["rewritten_copies"]), ("clean", far["extents"]))
+        self.daemons[1].kill()
+        self.assert_all_delivered()
+
+    def test_a_program_that_runs_is_left_alone(self):
+        program = self.start()
+        self.flip_some("store0", 2)
+        before = self.stores()
+        self.run_tool("check", self.arena, "--repair", status=3)
+        self.assertEqual(self.stores()[0][0], before[0][0])
+        self.end(program)
+
+
 class Collect(Case):
     """Pointers are followed through far memory, by those who only read and by the collector."""
 
