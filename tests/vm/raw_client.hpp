@@ -27,7 +27,7 @@ class RawClient {
     await(RDMA_CM_EVENT_ADDR_RESOLVED);
     BOOST_REQUIRE(library_->resolve_route(id_, kConnectMs) == 0);
     await(RDMA_CM_EVENT_ROUTE_RESOLVED);
-    BOOST_REQUIRE(queue_.open(*library_, id_, buffers_.data(), false));
+    BOOST_REQUIRE(queue_.open(*library_, id_, buffers_.data(), DeviceQueue::Peer::kNothing));
     rdma_conn_param parameters = verbs_parameters(queue_.reads_max(), false);
     BOOST_REQUIRE(library_->connect(id_, &parameters) == 0);
     await(RDMA_CM_EVENT_ESTABLISHED);

@@ -71,6 +71,36 @@ BOOST_FIXTURE_TEST_CASE(what_goes_comes_back, Fixture) {
   BOOST_TEST(int(state.transports) == 2);
 }
 
+// The bytes of a slot of the store that is on its way to a reader stay until they are there, though
+// the extent has been written again, and again.  Also run on a node with a DAX device.
+BOOST_FIXTURE_TEST_CASE(what_is_read_is_whole_while_it_is_written, Fixture) {
+  NodeAddress address = the_node(daemon.get());
+  Peer reader(address, client_of(10)), writer(address, client_of(10));
+  reader.connect_by_verbs();
+  writer.connect_by_verbs();
+  constexpr uint64_t kRounds = 30;
+  constexpr uint64_t kFirst = 6000;
+  for (uint64_t round = 1; round <= kRounds; round++) {
+    for (uint32_t slot = 0; slot < kNodeDepth; slot++) {
+      uint64_t extent = kFirst + slot / 2;  // each twice
+      if (round > 1) BOOST_REQUIRE(reader->read(slot, extent, 2 * round - 2));
+      uint64_t generation = 2 * round + slot % 2;
+      uint32_t length = fill(writer->buffer(slot), extent, generation);
+      BOOST_REQUIRE(writer->write(slot, extent, generation, length));
+    }
+    for (uint32_t i = 0; i < kNodeDepth; i++) {
+      // Two of one extent may be done in any order.
+      NodeStatus status = writer.one().status;
+      BOOST_TEST((status == NodeStatus::kGood || status == NodeStatus::kStale), int(status));
+      if (round == 1) continue;
+      NodeCompletion done = reader.one();
+      BOOST_REQUIRE_MESSAGE(done.status == NodeStatus::kGood, int(done.status));
+      BOOST_TEST(is_filled(reader->buffer(done.slot), done.length_bytes, kFirst + done.slot / 2,
+                           done.generation));
+    }
+  }
+}
+
 BOOST_FIXTURE_TEST_CASE(who_must_not_get_in_is_told, Fixture) {
   NodeClient stranger = client_of(5, 9);
   stranger.key[3] ^= 1;

@@ -96,6 +96,15 @@ struct Peer {
   }
 };
 
+// That which the environment names, if it names one.
+inline NodeAddress the_node(const Daemon* otherwise = nullptr) {
+  const char* text = std::getenv("BTD_NODE");
+  if (text == nullptr && otherwise != nullptr) return otherwise->address();
+  NodeAddress address;
+  BOOST_REQUIRE(text != nullptr && parse_address(text, address));
+  return address;
+}
+
 struct Fixture {
   Scratch scratch;
   std::unique_ptr<Daemon> daemon;

@@ -91,7 +91,16 @@ def node():
     print('node:', store, {name: told[name] for name in ('backend', 'durability', 'transports', 'extents')}, flush=True)
     if (told['backend'], told['durability'], told['transports']) != ('devdax', 'power', ['verbs']):
         sys.exit('FAILED: not a node on a DAX device')
-    return told['address']
+    return daemon, told['address']
+
+
+def end_node(daemon):
+    """It must have registered its store, once it had a client."""
+    daemon.terminate()
+    events = daemon.communicate(timeout=60)[0].decode()
+    print(*('node: ' + json.loads(line)['event'] for line in events.splitlines()), sep='\n', flush=True)
+    if daemon.returncode != 0 or 'the store is registered with the network card' not in events:
+        sys.exit(f'FAILED: status {daemon.returncode}, or the store was not registered')
 
 
 def verbs_test(case, **environment):
@@ -119,7 +128,8 @@ def until_cut():
             print(f'{name}: {line.decode(errors="replace").rstrip()}', flush=True)
 
     writers = {kind: commits(kind, 'write') for kind in ('fsdax', 'devdax')}
-    writers['node'] = verbs_test('writes_until_the_power_is_cut', BTD_NODE=node())
+    _, address = node()
+    writers['node'] = verbs_test('writes_until_the_power_is_cut', BTD_NODE=address)
     threads = [threading.Thread(target=show, args=(name, *writer)) for name, writer in writers.items()]
     for thread in threads:
         thread.start()
@@ -136,8 +146,11 @@ def after_cut():
         command, environment = commits(kind, 'verify', str(told[kind]))
         run(*command, environment=environment)
         run(TOOL, 'check', place_of(kind))
-    command, environment = verbs_test('what_was_acknowledged_is_there', BTD_NODE=node(), BTD_TOLD=str(told['node']))
-    run(*command, environment=environment)
+    daemon, address = node()
+    for case in ('what_was_acknowledged_is_there', 'what_is_read_is_whole_while_it_is_written'):
+        command, environment = verbs_test(case, BTD_NODE=address, BTD_TOLD=str(told['node']))
+        run(*command, environment=environment)
+    end_node(daemon)
     run('umount', MOUNT)
 
 
