@@ -14,7 +14,8 @@ uint64_t attempt_count() {
 }
 
 BOOST_FIXTURE_TEST_CASE(foreign_keys_open_nothing, Fixture) {
-  RawClient victim(daemon->address(), client_of(1));
+  auto owner = accepted_client(daemon->address(), client_of(1));
+  RawClient& victim = *owner;
   std::memset(victim.buffer(), 'v', kLength);
   BOOST_REQUIRE(victim.writes(kLength, victim.address(), victim.key()));
   NodeClient other = client_of(1, 2);
@@ -24,7 +25,8 @@ BOOST_FIXTURE_TEST_CASE(foreign_keys_open_nothing, Fixture) {
   const uint64_t attempts = attempt_count();
   uint64_t refused = 0, untouched = 0;
   for (uint64_t i = 0; i < attempts; i++) {
-    RawClient attacker(daemon->address(), other);
+    auto stranger = accepted_client(daemon->address(), other);
+    RawClient& attacker = *stranger;
     std::memset(attacker.buffer(), 'a', kLength);
     // What is its own it may have, so what follows fails for no other reason.
     BOOST_REQUIRE(attacker.writes(kLength, attacker.address(), attacker.key()));
