@@ -23,8 +23,8 @@ class Carrier {
   // Phase::kClientHandshake.  ERRORS: kLost, kTimeout; kRefused the peer speaks something else.
   virtual NodeStatus send(const wire::Message& message, uint64_t deadline_ms) noexcept = 0;
   virtual NodeStatus receive(wire::Message& message, uint64_t deadline_ms) noexcept = 0;
-  // After it.
-  virtual void start(const wire::Accept& accept) noexcept = 0;
+  // After it.  version: the one that both speak.
+  virtual void start(const wire::Accept& accept, uint16_t version) noexcept = 0;
 
   // Sends what a slot has begun; takes what has come and tells the slots.  false: the connection
   // must be closed, and what is in flight has the status failure().

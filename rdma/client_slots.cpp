@@ -27,6 +27,23 @@ ClientSlots::Slot* ClientSlots::claim(uint32_t index, uint64_t deadline_ms) noex
   return &slot;
 }
 
+const ClientSlots::Message* ClientSlots::begin_read(uint32_t index, uint64_t extent,
+                                                    uint64_t generation_min,
+                                                    uint64_t deadline_ms) noexcept {
+  if (remote_key_ == 0) {
+    return begin(index, Type::kRead, wire::Read{.extent = extent, .generation_min = generation_min},
+                 deadline_ms);
+  }
+  if (!is_idle(index)) return nullptr;
+  return begin(index, Type::kReadInto,
+               wire::ReadInto{.extent = extent,
+                              .generation_min = generation_min,
+                              .address = reinterpret_cast<uint64_t>(wire_buffer(index)),
+                              .key = remote_key_,
+                              .reserved = 0},
+               deadline_ms);
+}
+
 const ClientSlots::Message* ClientSlots::begin_write(uint32_t index, uint64_t extent,
                                                      uint64_t generation, uint32_t length_bytes,
                                                      wire::Transport transport,
@@ -51,7 +68,8 @@ ClientSlots::Next ClientSlots::on_reply(const Message& message) noexcept {
   if (index >= kNodeDepth || slots_[index].state != State::kPosted) return Next::kViolation;
   Slot& slot = slots_[index];
   auto reply = message.as<wire::Reply>();
-  Type request = slot.message.header.type;
+  bool is_there = slot.message.header.type == Type::kReadInto;
+  Type request = is_there ? Type::kRead : slot.message.header.type;
   bool has_payload = reply.status == NodeStatus::kGood &&
                      (request == Type::kRead || request == Type::kList || request == Type::kStatus);
   if (reply.request != request || (!has_payload && reply.length_bytes != 0)) {
@@ -68,6 +86,7 @@ ClientSlots::Next ClientSlots::on_reply(const Message& message) noexcept {
     done(slot, reply.status);
     return Next::kDone;
   }
+  // Extent and least generation are first in both.
   if (request == Type::kRead && reply.generation < slot.message.as<wire::Read>().generation_min)
     return Next::kViolation;
   if (request != Type::kList && reply.length_bytes == 0) return Next::kViolation;
@@ -75,7 +94,7 @@ ClientSlots::Next ClientSlots::on_reply(const Message& message) noexcept {
   slot.crc = reply.crc;
   slot.seal = reply.seal;
   slot.state = State::kPayload;
-  if (reply.length_bytes != 0) return Next::kPayload;
+  if (reply.length_bytes != 0 && !is_there) return Next::kPayload;
   finish(index);
   return Next::kDone;
 }
@@ -94,7 +113,7 @@ NodeStatus ClientSlots::deliver(uint32_t index) noexcept {
   const char* bytes = wire_buffer(index);
   if (crc32c(bytes, slot.length_bytes) != slot.crc) return NodeStatus::kCorrupt;
   bool is_good = true;
-  if (slot.message.header.type == Type::kRead) {
+  if (slot.message.header.type == Type::kRead || slot.message.header.type == Type::kReadInto) {
     // Bytes that are not sealed, where all must be, are somebody else's; sealed ones without a key
     // are of no use.
     is_good = sealer_ == nullptr

@@ -37,6 +37,11 @@ class ClientSlots {
   // those of a write stay readable for the caller, who copies them to other nodes, and those of a
   // read are his only when they are proven.
   char* wire_buffer(uint32_t slot) { return sealer_ == nullptr ? buffers_[slot] : sealed_[slot]; }
+  bool is_sealed() const { return sealer_ != nullptr; }
+  // Nodes may write what is read to wire_buffer(0) and those after it, with this remote key; 0:
+  // they may not.  REQUIRES: not sealed, whose bytes must not change after they are proven; nothing
+  // is in flight.
+  void let_nodes_write(uint32_t remote_key) { remote_key_ = remote_key; }
   bool is_idle(uint32_t slot) const {
     return slot < kNodeDepth && slots_[slot].state == State::kIdle;
   }
@@ -45,10 +50,7 @@ class ClientSlots {
   // until the slot is taken.  nullptr: the slot is not idle, an argument is out of range, or there
   // is no randomness to seal with.
   const Message* begin_read(uint32_t slot, uint64_t extent, uint64_t generation_min,
-                            uint64_t deadline_ms) noexcept {
-    return begin(slot, Type::kRead, wire::Read{.extent = extent, .generation_min = generation_min},
-                 deadline_ms);
-  }
+                            uint64_t deadline_ms) noexcept;
   const Message* begin_release(uint32_t slot, uint64_t extent, uint64_t deadline_ms) noexcept {
     return begin(slot, Type::kRelease, wire::Release{.extent = extent}, deadline_ms);
   }
@@ -114,6 +116,7 @@ class ClientSlots {
   bool is_list_sound(uint32_t slot) const noexcept;
 
   const Sealer* sealer_ = nullptr;
+  uint32_t remote_key_ = 0;
   uint32_t in_flight_ = 0;
   uint32_t done_count_ = 0;
   Slot slots_[kNodeDepth]{};

@@ -60,7 +60,7 @@ NodeStatus FarNode::connect_by(Carrier& carrier, uint64_t deadline_ms) noexcept 
   NodeStatus status = carrier.open(address_, slots_, deadline_ms);
   if (status == NodeStatus::kGood) status = greet(carrier, deadline_ms);
   if (status == NodeStatus::kGood) {
-    carrier.start(handshake_.accept());
+    carrier.start(handshake_.accept(), handshake_.challenge().version);
     carrier_ = &carrier;
   }
   return status;

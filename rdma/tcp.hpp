@@ -21,7 +21,7 @@ class TcpCarrier final : public Carrier {
   uint32_t queue_pair() const noexcept override { return 0; }
   NodeStatus send(const wire::Message& message, uint64_t deadline_ms) noexcept override;
   NodeStatus receive(wire::Message& message, uint64_t deadline_ms) noexcept override;
-  void start(const wire::Accept& accept) noexcept override { (void)accept; }
+  void start(const wire::Accept&, uint16_t) noexcept override { slots_->let_nodes_write(0); }
   bool post(const wire::Message& message) noexcept override;
   bool progress() noexcept override { return send_queued() && receive_replies(); }
   void wait(uint64_t wait_us) noexcept override;

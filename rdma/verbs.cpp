@@ -114,7 +114,8 @@ NodeStatus VerbsCarrier::begin(const NodeAddress& address, ClientSlots& slots) n
 }
 
 bool VerbsCarrier::connect() noexcept {
-  if (!queue_.open(*library_, id_, slots_->wire_buffer(0), false)) return false;
+  auto peer = slots_->is_sealed() ? DeviceQueue::Peer::kNothing : DeviceQueue::Peer::kWrites;
+  if (!queue_.open(*library_, id_, slots_->wire_buffer(0), peer)) return false;
   rdma_conn_param parameters = verbs_parameters(queue_.reads_max(), false);
   return library_->connect(id_, &parameters) == 0;
 }

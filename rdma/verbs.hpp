@@ -53,8 +53,10 @@ class VerbsCarrier final : public Carrier {
   uint32_t queue_pair() const noexcept override { return queue_.queue_pair(); }
   NodeStatus send(const wire::Message& message, uint64_t deadline_ms) noexcept override;
   NodeStatus receive(wire::Message& message, uint64_t deadline_ms) noexcept override;
-  void start(const wire::Accept& accept) noexcept override {
+  void start(const wire::Accept& accept, uint16_t version) noexcept override {
     protocol_.start(accept.staging_address, accept.staging_key);
+    bool may_write = version >= wire::kVersionReadInto && !slots_->is_sealed();
+    slots_->let_nodes_write(may_write ? queue_.remote_key() : 0);
   }
   bool post(const wire::Message& message) noexcept override;
   bool progress() noexcept override;

@@ -39,8 +39,9 @@ void set_ack_timeout(const VerbsLibrary& library, rdma_cm_id* id) noexcept {
 }
 
 bool DeviceQueue::open(const VerbsLibrary& library, rdma_cm_id* id, char* buffers,
-                       bool is_node) noexcept {
+                       Peer peer) noexcept {
   BTD_CHECK(!is_open());
+  bool is_node = peer == Peer::kReadsAndWrites;
   library_ = &library;
   id_ = id;
   buffers_ = buffers;
@@ -80,7 +81,8 @@ bool DeviceQueue::open(const VerbsLibrary& library, rdma_cm_id* id, char* buffer
     int access = IBV_ACCESS_LOCAL_WRITE;
     // The kernel (since 5.12) copies pinned pages for a forked child and leaves these to us.
     message_region_ = library.reg_mr(domain_, &messages_, sizeof(messages_), access);
-    if (is_node) access |= IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE;
+    if (peer != Peer::kNothing) access |= IBV_ACCESS_REMOTE_WRITE;
+    if (peer == Peer::kReadsAndWrites) access |= IBV_ACCESS_REMOTE_READ;
     buffer_region_ = library.reg_mr(domain_, buffers, kNodeDepth * kFarExtentBytes, access);
   }
   bool is_ready = message_region_ != nullptr && buffer_region_ != nullptr;
@@ -92,17 +94,24 @@ bool DeviceQueue::open(const VerbsLibrary& library, rdma_cm_id* id, char* buffer
   return true;
 }
 
+bool DeviceQueue::open_source(const char* base, uint64_t size_bytes) noexcept {
+  BTD_CHECK(is_open() && !has_source());
+  source_region_ = library_->reg_mr(domain_, const_cast<char*>(base), size_bytes, 0);
+  return has_source();
+}
+
 // The queue pair goes first: after that nothing can reach the regions.
 void DeviceQueue::close() noexcept {
   if (!is_open()) return;
   if (has_queue_pair_) library_->destroy_qp(id_);
+  if (source_region_ != nullptr) library_->dereg_mr(source_region_);
   if (buffer_region_ != nullptr) library_->dereg_mr(buffer_region_);
   if (message_region_ != nullptr) library_->dereg_mr(message_region_);
   if (completions_ != nullptr) library_->destroy_cq(completions_);
   if (channel_ != nullptr) library_->destroy_comp_channel(channel_);
   if (domain_ != nullptr) library_->dealloc_pd(domain_);
   has_queue_pair_ = false;
-  buffer_region_ = message_region_ = nullptr;
+  source_region_ = buffer_region_ = message_region_ = nullptr;
   completions_ = nullptr;
   channel_ = nullptr;
   domain_ = nullptr;
@@ -142,12 +151,9 @@ bool DeviceQueue::send(const wire::Message& message) noexcept {
   return true;
 }
 
-bool DeviceQueue::post_data(Kind kind, uint32_t slot, uint32_t length_bytes,
-                            uint64_t remote_address, uint32_t remote_key) noexcept {
+bool DeviceQueue::post_data(Kind kind, uint32_t slot, ibv_sge place, uint64_t remote_address,
+                            uint32_t remote_key) noexcept {
   if (is_broken_) return false;
-  ibv_sge place{.addr = address() + slot * kFarExtentBytes,
-                .length = length_bytes,
-                .lkey = buffer_region_->lkey};
   ibv_send_wr request{};
   request.wr_id = tagged(kind == Kind::kRead ? kReadTag : kWriteTag, slot);
   request.sg_list = &place;
@@ -162,12 +168,21 @@ bool DeviceQueue::post_data(Kind kind, uint32_t slot, uint32_t length_bytes,
 
 bool DeviceQueue::write(uint32_t slot, uint32_t length_bytes, uint64_t remote_address,
                         uint32_t remote_key) noexcept {
-  return post_data(Kind::kWritten, slot, length_bytes, remote_address, remote_key);
+  return post_data(Kind::kWritten, slot, place_of(slot, length_bytes), remote_address, remote_key);
 }
 
 bool DeviceQueue::read(uint32_t slot, uint32_t length_bytes, uint64_t remote_address,
                        uint32_t remote_key) noexcept {
-  return post_data(Kind::kRead, slot, length_bytes, remote_address, remote_key);
+  return post_data(Kind::kRead, slot, place_of(slot, length_bytes), remote_address, remote_key);
+}
+
+bool DeviceQueue::write_from(const char* bytes, uint32_t length_bytes, uint64_t remote_address,
+                             uint32_t remote_key) noexcept {
+  bool is_buffer = bytes >= buffers_ && bytes < buffers_ + kNodeDepth * kFarExtentBytes;
+  ibv_sge place{.addr = reinterpret_cast<uint64_t>(bytes),
+                .length = length_bytes,
+                .lkey = is_buffer ? buffer_region_->lkey : source_region_->lkey};
+  return post_data(Kind::kWritten, 0, place, remote_address, remote_key);
 }
 
 // Of a write of no bytes neither address nor key are looked at (InfiniBand's C9-88), but it is

@@ -46,11 +46,16 @@ class VerbsQueue {
 // Thread safety: one thread.
 class DeviceQueue final : public VerbsQueue {
  public:
+  // What the peer may do with the buffers.  Of a node's it may do both, and begins the reads.
+  enum class Peer : uint8_t { kNothing, kWrites, kReadsAndWrites };
+
   // Makes queue pair and regions on `id` and posts the receives.  `buffers`: kNodeDepth of
-  // kFarExtentBytes, alive until close().  is_node: the peer may read and write them.
-  // Allocates, as close() frees.
+  // kFarExtentBytes, alive until close().  Allocates, as close() frees.
   [[nodiscard]] bool open(const VerbsLibrary& library, rdma_cm_id* id, char* buffers,
-                          bool is_node) noexcept;
+                          Peer peer) noexcept;
+  // Lets write_from() take bytes from there, and the peer do nothing with it.  false: the device
+  // cannot.  Until close().
+  [[nodiscard]] bool open_source(const char* base, uint64_t size_bytes) noexcept;
   // When this returns no device touches the buffers any more.  `id` stays the caller's.
   void close() noexcept;
   ~DeviceQueue() { close(); }
@@ -61,6 +66,12 @@ class DeviceQueue final : public VerbsQueue {
   bool read(uint32_t slot, uint32_t length_bytes, uint64_t remote_address,
             uint32_t remote_key) noexcept override;
   int poll(Event& event) noexcept override;
+
+  // As write(), of bytes in a buffer of this queue or in what open_source() was given; they must
+  // stay until the event, which is kWritten too: these come in the order of posting.
+  bool write_from(const char* bytes, uint32_t length_bytes, uint64_t remote_address,
+                  uint32_t remote_key) noexcept;
+  bool has_source() const { return source_region_ != nullptr; }
 
   bool is_open() const { return id_ != nullptr; }
   // Readable when there is something to poll() after arm().
@@ -84,8 +95,13 @@ class DeviceQueue final : public VerbsQueue {
   static constexpr uint32_t kSendDepth = kSendCount + 2 * kNodeDepth + 1;  // and a probe
 
   bool post_receive(uint32_t index) noexcept;
-  bool post_data(Kind kind, uint32_t slot, uint32_t length_bytes, uint64_t remote_address,
+  bool post_data(Kind kind, uint32_t slot, ibv_sge place, uint64_t remote_address,
                  uint32_t remote_key) noexcept;
+  ibv_sge place_of(uint32_t slot, uint32_t length_bytes) const {
+    return {.addr = address() + slot * kFarExtentBytes,
+            .length = length_bytes,
+            .lkey = buffer_region_->lkey};
+  }
 
   const VerbsLibrary* library_ = nullptr;
   rdma_cm_id* id_ = nullptr;
@@ -102,6 +118,7 @@ class DeviceQueue final : public VerbsQueue {
   bool has_queue_pair_ = false;
   ibv_mr* message_region_ = nullptr;
   ibv_mr* buffer_region_ = nullptr;
+  ibv_mr* source_region_ = nullptr;
 
   struct Messages {
     wire::Message sends[kSendCount];

@@ -17,7 +17,7 @@ bool may_come(Type type, Phase phase) {
     case Phase::kNodeHandshake:
       return type == Type::kHello || type == Type::kProof;
     case Phase::kNodeReady:
-      return type >= Type::kRead && type <= Type::kForget;
+      return (type >= Type::kRead && type <= Type::kForget) || type == Type::kReadInto;
   }
   return false;
 }
@@ -77,6 +77,8 @@ size_t body_bytes_of(Type type) noexcept {
       return sizeof(Accept);
     case Type::kRead:
       return sizeof(Read);
+    case Type::kReadInto:
+      return sizeof(ReadInto);
     case Type::kWrite:
       return sizeof(Write);
     case Type::kRelease:
@@ -98,7 +100,9 @@ size_t body_bytes_of(Type type) noexcept {
 bool is_header_sound(const Header& header, Phase phase, Transport transport) noexcept {
   if (header.magic != kMagic || !may_come(header.type, phase)) return false;
   if (header.body_bytes != body_bytes_of(header.type)) return false;
-  bool has_slot = header.type >= Type::kRead && header.type <= Type::kReply;
+  if (header.type == Type::kReadInto && transport != Transport::kVerbs) return false;
+  bool has_slot =
+      (header.type >= Type::kRead && header.type <= Type::kReply) || header.type == Type::kReadInto;
   if (header.slot >= (has_slot ? kNodeDepth : 1)) return false;
   bool has_payload =
       transport == Transport::kTcp && (header.type == Type::kWrite || header.type == Type::kReply);
@@ -119,6 +123,8 @@ bool is_message_sound(const Message& message, Transport transport) noexcept {
       return message.as<Accept>().depth == kNodeDepth;
     case Type::kWrite:
       return is_sound(message.as<Write>()) && is_payload_right(message.as<Write>().length_bytes);
+    case Type::kReadInto:
+      return message.as<ReadInto>().key != 0 && message.as<ReadInto>().reserved == 0;
     case Type::kReply:
       return is_sound(message.as<Reply>()) && is_payload_right(message.as<Reply>().length_bytes);
     case Type::kGoodbye:

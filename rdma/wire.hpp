@@ -2,8 +2,9 @@
 // both in one commit, with the version.
 //
 // A message is a header, a body whose size follows from the type, and over TCP perhaps a payload:
-// the bytes of an extent. Over verbs the payload is never in the message: it is moved one-sidedly
-// between the slot's buffer on the client and the slot's staging buffer on the node.  All integers
+// the bytes of an extent. Over verbs the payload is never in the message: it is moved one-sidedly,
+// between the slot's buffer on the client and the slot's staging buffer on the node, or (kReadInto)
+// from wherever the node has it.  All integers
 // are little-endian.
 //
 // Before a peer is authenticated it can make us look at no more than kHandshakeBytesMax bytes, of
@@ -23,7 +24,8 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "wire and store are lit
 
 inline constexpr uint32_t kMagic = 0x4E445442;  // "BTDN"
 inline constexpr uint16_t kVersionMin = 1;      // the versions that this code speaks
-inline constexpr uint16_t kVersionMax = 1;
+inline constexpr uint16_t kVersionMax = 2;
+inline constexpr uint16_t kVersionReadInto = 2;  // the first that has kReadInto
 inline constexpr size_t kHandshakeBytesMax = 256;
 inline constexpr size_t kUuidBytes = 16;
 inline constexpr size_t kNonceBytes = 32;
@@ -40,9 +42,10 @@ enum class Type : uint8_t {
   kRelease = 7,
   kList = 8,
   kStatus = 9,
-  kForget = 10,   // the arena has ended: release all of it, see Forget
-  kReply = 11,    // node: to the six above; with payload for kRead, kList, kStatus
-  kGoodbye = 12,  // node: why it closes the connection
+  kForget = 10,    // the arena has ended: release all of it, see Forget
+  kReply = 11,     // node: to the six above; with payload for kRead, kList, kStatus
+  kGoodbye = 12,   // node: why it closes the connection
+  kReadInto = 13,  // over verbs: kRead, and where the node is to put the bytes
 };
 
 enum class Transport : uint8_t { kTcp = 0, kVerbs = 1 };
@@ -63,7 +66,7 @@ enum class ArenaState : uint8_t {
 
 struct Header {
   uint32_t magic;          // kMagic
-  Type type;               // 1 to 12
+  Type type;               // 1 to 13
   uint8_t slot;            // below kNodeDepth; the reply has that of the request; else 0
   uint16_t body_bytes;     // size of the type's body
   uint32_t payload_bytes;  // after the body; 0 to kFarExtentBytes; 0 over verbs
@@ -120,6 +123,16 @@ struct Read {
 };
 static_assert(sizeof(Read) == 16);
 
+// The node writes the bytes there, then replies, as to kRead: nothing is left to be fetched.
+struct ReadInto {
+  uint64_t extent;
+  uint64_t generation_min;
+  uint64_t address;   // of the client's buffer for this slot: room for kFarExtentBytes
+  uint32_t key;       // rkey of it; not 0
+  uint32_t reserved;  // zero
+};
+static_assert(sizeof(ReadInto) == 32);
+
 // What a client adds to an extent that it has sealed; all zero: it is not sealed.  A node keeps it
 // with the extent and gives it back.
 struct Seal {
@@ -162,7 +175,7 @@ static_assert(sizeof(Forget) == 16);
 
 struct Reply {
   NodeStatus status;
-  Type request;           // the type replied to
+  Type request;           // the type replied to; that of kReadInto is kRead
   uint16_t reserved_a;    // zero
   uint32_t length_bytes;  // of the payload, or of what lies in the staging buffer
   uint64_t generation;    // kRead: of the extent; kStale: the newest that the node has
@@ -221,6 +234,7 @@ static_assert(std::has_unique_object_representations_v<Header> &&
                   std::has_unique_object_representations_v<Hello> &&
                   std::has_unique_object_representations_v<Challenge> &&
                   std::has_unique_object_representations_v<Accept> &&
+                  std::has_unique_object_representations_v<ReadInto> &&
                   std::has_unique_object_representations_v<Write> &&
                   std::has_unique_object_representations_v<Reply> &&
                   std::has_unique_object_representations_v<NodeState> &&
@@ -256,7 +270,7 @@ enum class Phase : uint8_t {
   kClientHandshake,  // received by a client that is not yet accepted: kChallenge, kAccept, kGoodbye
   kClientReady,      // by one that is: kReply, kGoodbye
   kNodeHandshake,    // by a node: kHello, kProof
-  kNodeReady,        // kRead to kForget
+  kNodeReady,        // kRead to kForget, kReadInto
 };
 
 // Whether a header can be the start of a message of this phase: looks at nothing but its 16 bytes,

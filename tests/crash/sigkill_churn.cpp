@@ -286,6 +286,8 @@ bool look(Harness& harness, Chain& chain, const std::string& when, ArenaView& vi
   }
   bool is_clean = true;
   check_arena(view, [&](const Finding& finding) {
+    // Killed in the middle of writing one: the other one holds, and recovery mends it.
+    if (when.empty() && finding.fault == Fault::kHeaderCopy) return;
     if (is_clean)
       harness.report(chain, when + finding.what + " at offset " + std::to_string(finding.offset));
     is_clean = false;

@@ -193,7 +193,7 @@ class Handshake(Case):
 
     def test_versions_transport_and_durability_must_meet(self):
         daemon = self.start()
-        for fields in ({"versions": (2, 3)}, {"versions": (0, 0)}, {"transport": 1}):
+        for fields in ({"versions": (3, 4)}, {"versions": (0, 0)}, {"transport": 1}):
             with Client(daemon.port) as client, self.assertRaises(Goodbye) as goodbye:
                 client.greet(KEY, **fields)
             self.assertEqual(goodbye.exception.status, REFUSED)

@@ -256,15 +256,15 @@ class LibraryFile(Case):
         self.check_passed(outcome)
 
     def test_true_costs_at_most_one_and_a_half_ms(self):
-        def fastest_s(environment):
-            best = 1e9
-            for _ in range(60):
+        # In turns, so that what else the machine does is the same for both.
+        environments = [self.plain(), self.environment(THRESHOLD=None)]
+        fastest_s = [1e9, 1e9]
+        for _ in range(80):
+            for i, environment in enumerate(environments):
                 began = time.perf_counter()
                 subprocess.run(['/bin/true'], env=environment, check=True, timeout=10)
-                best = min(best, time.perf_counter() - began)
-            return best
-
-        plain, loaded = fastest_s(self.plain()), fastest_s(self.environment(THRESHOLD=None))
+                fastest_s[i] = min(fastest_s[i], time.perf_counter() - began)
+        plain, loaded = fastest_s
         self.assertLessEqual(loaded - plain, 0.0015, f'plain {plain * 1e3:.2f} ms, preloaded {loaded * 1e3:.2f} ms')
 
 

@@ -135,6 +135,35 @@ BOOST_FIXTURE_TEST_CASE(a_good_reply_to_a_read_is_fetched_and_checked, Fixture) 
   BOOST_TEST((only() == NodeStatus::kCorrupt));
 }
 
+BOOST_FIXTURE_TEST_CASE(what_the_node_has_put_there_is_not_fetched_but_checked, Fixture) {
+  slots->let_nodes_write(99);
+  auto read = [&](NodeStatus status, const char* bytes, uint64_t generation) {
+    queue.posted.clear();
+    const Message* message = slots->begin_read(5, 1, 2, 100);
+    BOOST_TEST(post(message));
+    BOOST_REQUIRE((message->header.type == Type::kReadInto));
+    auto asked = message->as<wire::ReadInto>();
+    BOOST_TEST((asked.extent == 1 && asked.generation_min == 2 && asked.key == 99));
+    BOOST_TEST(asked.address == reinterpret_cast<uint64_t>(slots->buffer(5)));
+    bool is_good = status == NodeStatus::kGood;
+    std::memcpy(slots->buffer(5), bytes, 6);  // before the reply, as the queue pair's order has it
+    queue.reply(5, Type::kRead, status, is_good ? 6 : 0, generation,
+                is_good ? crc32c("abcdef", 6) : 0);
+    bool is_up = progress();
+    BOOST_TEST(queue.posted.size() == 1u);
+    return is_up;
+  };
+  BOOST_TEST(read(NodeStatus::kGood, "abcdef", 3));
+  BOOST_TEST((only() == NodeStatus::kGood));
+  BOOST_TEST((done[0].generation == 3u && done[0].length_bytes == 6u));
+  BOOST_TEST(read(NodeStatus::kGood, "abcdeg", 3));
+  BOOST_TEST((only() == NodeStatus::kCorrupt));
+  BOOST_TEST(read(NodeStatus::kNotFound, "abcdef", 0));
+  BOOST_TEST((only() == NodeStatus::kNotFound));
+  BOOST_TEST(!read(NodeStatus::kGood, "abcdef", 1));  // stale as good
+  BOOST_TEST((only() == NodeStatus::kCorrupt));
+}
+
 BOOST_FIXTURE_TEST_CASE(bad_replies_fetch_nothing, Fixture) {
   BOOST_TEST(post(slots->begin_read(0, 1, 2, 100)));
   queue.reply(0, Type::kRead, NodeStatus::kNotFound);

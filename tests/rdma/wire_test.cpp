@@ -84,6 +84,28 @@ BOOST_AUTO_TEST_CASE(each_message_is_taken_in_its_phase_and_no_other) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(a_read_into_is_taken_over_verbs_alone_and_needs_a_key) {
+  ReadInto read{.extent = 1, .generation_min = 2, .address = 4096, .key = 3, .reserved = 0};
+  Message message;
+  build(message, Type::kReadInto, 3, read);
+  for (Phase phase : kPhases) {
+    BOOST_TEST(is_taken(message, phase, Transport::kVerbs) == (phase == Phase::kNodeReady));
+    BOOST_TEST(!is_taken(message, phase, Transport::kTcp));
+  }
+  BOOST_TEST(message.size_bytes() <= kHandshakeBytesMax);
+  for (size_t bit = 0; bit < message.size_bytes() * 8; bit++) {
+    Message other = message;
+    reinterpret_cast<uint8_t*>(&other)[bit / 8] ^= static_cast<uint8_t>(1 << bit % 8);
+    BOOST_REQUIRE(!is_taken(other, Phase::kNodeReady, Transport::kVerbs));
+  }
+  read.reserved = 1;
+  build(message, Type::kReadInto, 3, read);
+  BOOST_TEST(!is_taken(message, Phase::kNodeReady, Transport::kVerbs));
+  read.reserved = read.key = 0;
+  build(message, Type::kReadInto, 3, read);
+  BOOST_TEST(!is_taken(message, Phase::kNodeReady, Transport::kVerbs));
+}
+
 BOOST_AUTO_TEST_CASE(each_flipped_bit_is_seen) {
   for (const Message& good : one_of_each()) {
     for (size_t bit = 0; bit < good.size_bytes() * 8; bit++) {

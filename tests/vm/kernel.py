@@ -3,6 +3,7 @@
 What is made is kept in the user's cache directory, by the package's full name, and made only once; several runs at a time are safe.
 """
 
+import contextlib
 import fcntl
 import os
 import pathlib
@@ -38,6 +39,15 @@ def cache_directory():
     return path
 
 
+@contextlib.contextmanager
+def locked():
+    """The cache directory, for one process at a time."""
+    cache = cache_directory()
+    with open(cache / 'lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield cache
+
+
 def run(*command, **options):
     try:
         return subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300,
@@ -52,7 +62,7 @@ def package_of(version):
         kind, _, name = line.strip().partition(': ')
         if kind == 'Depends' and name.startswith('linux-image-'):
             return name
-    raise CannotBeHad(f'apt knows no {META[version]}; apt-get update, or another release of Debian')
+    raise CannotBeHad(f'apt knows no {META[version]}')
 
 
 def unwrapped(image):
@@ -127,25 +137,45 @@ def make(package, into):
     (into / 'release').write_text(release)
 
 
+def fetched(version, cache):
+    """The directory of the newest kernel that apt knows, made if need be."""
+    kernel = cache / package_of(version)
+    if not kernel.is_dir():
+        for old in cache.glob('making-*'):  # of a run that was killed
+            shutil.rmtree(old)
+        making = pathlib.Path(tempfile.mkdtemp(prefix='making-', dir=cache))
+        os.chmod(making, 0o755)
+        try:
+            make(kernel.name, making)
+            making.rename(kernel)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+    return kernel
+
+
+def fetched_or_kept(version, cache):
+    """apt's lists may be missing or old: once more after an update; and without a network one that was fetched before will do."""
+    try:
+        return fetched(version, cache)
+    except CannotBeHad as error:
+        why = error
+    try:
+        run('apt-get', '-qq', 'update')
+        return fetched(version, cache)
+    except CannotBeHad as error:
+        kept = sorted(path for path in cache.glob(f'linux-image-{version}.*') if (path / 'vmlinux').exists())
+        if not kept:
+            raise CannotBeHad(f'no kernel {version}: {why}; after apt-get update: {error}') from error
+        return kept[-1]
+
+
 def get(version):
     """(vmlinux, initramfs) of 6.1 or 6.12.  Raises CannotBeHad."""
     for program in ('apt-get', 'dpkg-deb', 'depmod', 'modprobe', 'cpio', 'xz', 'qemu-system-x86_64'):
         if shutil.which(program) is None:
-            raise CannotBeHad(f'{program} is not installed; scripts/vm installs what is needed')
-    package, cache = package_of(version), cache_directory()
-    with open(cache / 'lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        kernel = cache / package
-        if not kernel.is_dir():
-            for old in cache.glob('making-*'):  # of a run that was killed
-                shutil.rmtree(old)
-            making = pathlib.Path(tempfile.mkdtemp(prefix='making-', dir=cache))
-            os.chmod(making, 0o755)
-            try:
-                make(package, making)
-                making.rename(kernel)
-            finally:
-                shutil.rmtree(making, ignore_errors=True)
+            raise CannotBeHad(f'{program} is not installed; scripts/setup --vm installs what is needed')
+    with locked() as cache:
+        kernel = fetched_or_kept(version, cache)
         initramfs = kernel / 'initramfs'
         # This file says which modules are in it.
         newest = max(os.path.getmtime(INIT), os.path.getmtime(__file__))

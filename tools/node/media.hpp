@@ -22,6 +22,8 @@ class Media {
   virtual void flush(const void* address, size_t size_bytes) = 0;
   // Throws Failure: what was flushed may or may not be durable, and no one can tell any more.
   virtual void drain() = 0;
+  // Whether a network card may be given it as it is: a file's pages may move, a device's do not.
+  virtual bool is_registrable() const { return false; }
 };
 
 class MappedMedia final : public Media {
@@ -40,7 +42,7 @@ class MappedMedia final : public Media {
   void drain() override;
   Backend backend() const { return backend_; }
   bool is_new() const { return is_new_; }
-  // Whether it can be given to a network card as it is: a file's pages may move.
+  bool is_registrable() const override { return backend_ == Backend::kDevdax; }
   bool survives_power() const { return backend_ != Backend::kTmpfs; }
 
  private:

@@ -57,7 +57,7 @@ bool may_ask(wire::Role role, Type type) {
     case wire::Role::kObserver:
       return type == Type::kStatus || type == Type::kForget;
     case wire::Role::kReader:
-      return type == Type::kRead || type == Type::kList;
+      return type == Type::kRead || type == Type::kReadInto || type == Type::kList;
   }
   return false;
 }
@@ -111,6 +111,12 @@ bool Service::on_message(Connection& connection, const wire::Message& message, N
     case Type::kRead:
       on_read(connection, slot, message.as<wire::Read>());
       return true;
+    case Type::kReadInto: {
+      connection.place(message);
+      auto read = message.as<wire::ReadInto>();
+      on_read(connection, slot, {.extent = read.extent, .generation_min = read.generation_min});
+      return true;
+    }
     case Type::kRelease:
       on_release(connection, slot, message.as<wire::Release>());
       return true;
@@ -369,6 +375,13 @@ bool Service::on_forget(Connection& connection, uint8_t slot, const wire::Forget
   }
   connection.reply(slot, reply, {});
   return true;
+}
+
+void Service::on_registered(bool is_registered) {
+  if (has_told_[is_registered]) return;
+  has_told_[is_registered] = true;
+  event_(is_registered ? "the store is registered with the network card: reads need no copy"
+                       : "the network card does not take the store: reads are copied");
 }
 
 bool Service::forget_some(uint64_t now_ms) {

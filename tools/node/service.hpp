@@ -45,6 +45,8 @@ class Connection {
   // the store any more when this returns.
   virtual void close(NodeStatus why) = 0;
   virtual void fill(wire::Accept& accept) { (void)accept; }
+  // The next reply to a read on this slot has its bytes there.
+  virtual void place(const wire::Message& message) { (void)message; }
   virtual uint32_t queue_pair() const { return 0; }
 
   const wire::Transport transport;
@@ -99,6 +101,8 @@ class Service {
   // time.  true: there is more to do.
   bool forget_some(uint64_t now_ms);
 
+  // Of a store that may be registered with a card: whether one took it.
+  void on_registered(bool is_registered);
   void set_transports(uint8_t bits) { transports_ = bits; }
   void set_draining() { is_draining_ = true; }
   Store& store() { return store_; }
@@ -131,6 +135,7 @@ class Service {
   const uint64_t started_s_;
   uint8_t transports_ = 1;
   bool is_draining_ = false;
+  bool has_told_[2] = {};  // that the store was registered, that it was not
   Counters counters_;
   std::vector<Connection*> connections_;
   std::vector<Change> changes_;

@@ -101,6 +101,7 @@ class Store {
   // nullptr: there is none.
   const SlotHeader* find(const NodeArena& arena, uint64_t extent, SlotIndex& slot) const;
   char* bytes(SlotIndex slot) { return media_.base() + data_offset_ + slot * kFarExtentBytes; }
+  Media& media() { return media_; }
   // A pinned slot is not used again.
   void pin(SlotIndex slot) { pins_[slot]++; }
   void unpin(SlotIndex slot) { pins_[slot]--; }

@@ -21,6 +21,9 @@ namespace {
 
 constexpr uint64_t kLingerMs = 500;
 constexpr uint64_t kProbeMs = 10000;  // as TCP's keepalive
+// Registering takes time for each page, and for each connection, and the others wait meanwhile:
+// a store of a greater size is copied from.
+constexpr uint64_t kRegisteredBytesMax = 16ULL << 30;
 constexpr size_t kStagingBytes = kNodeDepth * kFarExtentBytes;
 
 std::string peer_text(const rdma_cm_id& id) {
@@ -44,7 +47,7 @@ VerbsConnection::VerbsConnection(const VerbsLibrary& library, rdma_cm_id* id, st
   peer = std::move(peer_name);
   if (staging_ != nullptr) {
     std::memset(staging_.get(), 0, kStagingBytes);  // nothing of whoever had the memory before
-    if (queue_.open(library_, id_, staging_.get(), true)) {
+    if (queue_.open(library_, id_, staging_.get(), DeviceQueue::Peer::kReadsAndWrites)) {
       loop_.add(queue_.descriptor(), EPOLLIN, *this);
       service_.add(*this);
       return;
@@ -64,6 +67,7 @@ void VerbsConnection::destroy() {
   loop_.remove(queue_.descriptor());
   library_.disconnect(id_);
   queue_.close();
+  while (!sources_.empty()) written();
 }
 
 bool VerbsConnection::accept(uint8_t reads_asked) {
@@ -85,6 +89,15 @@ void VerbsConnection::probe_if_silent(uint64_t now_ms) {
 void VerbsConnection::fill(wire::Accept& accept) {
   accept.staging_address = queue_.address();
   accept.staging_key = queue_.remote_key();
+  Media& media = service_.store().media();
+  if (role == wire::Role::kObserver || !media.is_registrable()) return;
+  service_.on_registered(media.size_bytes() <= kRegisteredBytesMax &&
+                         queue_.open_source(media.base(), media.size_bytes()));
+}
+
+void VerbsConnection::place(const Message& message) {
+  auto read = message.as<wire::ReadInto>();
+  places_[message.header.slot] = {.address = read.address, .key = read.key};
 }
 
 // Of a client that was in, everything is gone when this returns.  One that was never in has no
@@ -113,15 +126,38 @@ void VerbsConnection::send(const Message& message) {
 }
 
 void VerbsConnection::reply(uint8_t slot, wire::Reply reply, Payload payload) {
-  if (payload.size_bytes != 0) {
-    std::memcpy(staging_.get() + slot * kFarExtentBytes, payload.data, payload.size_bytes);
-  }
-  if (payload.pinned != kNoSlot) service_.store().unpin(payload.pinned);
+  if (payload.size_bytes != 0) send_bytes(slot, payload);
+  places_[slot] = {};
   Message message;
   wire::build(message, Type::kReply, slot, reply);
   // The client may ask again on this slot before our device hears that the reply arrived.
   Service::answered(*this, slot);
   send(message);
+}
+
+// The reply comes after them, on the same queue pair: then they are there.
+void VerbsConnection::send_bytes(uint8_t slot, const Payload& payload) {
+  const Place& place = places_[slot];
+  bool is_direct = place.key != 0 && payload.pinned != kNoSlot && queue_.has_source();
+  const char* bytes = payload.data;
+  if (!is_direct) {
+    char* staging = staging_.get() + slot * kFarExtentBytes;
+    std::memcpy(staging, bytes, payload.size_bytes);
+    bytes = staging;
+    if (payload.pinned != kNoSlot) service_.store().unpin(payload.pinned);
+  }
+  if (place.key == 0) return;
+  sources_.push_back(is_direct ? payload.pinned : kNoSlot);
+  if (queue_.is_open() && queue_.write_from(bytes, payload.size_bytes, place.address, place.key)) {
+    return;
+  }
+  is_broken_ = true;
+}
+
+void VerbsConnection::written() {
+  SlotIndex pinned = sources_.front();
+  sources_.pop_front();
+  if (pinned != kNoSlot) service_.store().unpin(pinned);
 }
 
 void VerbsConnection::ready(uint32_t) {
@@ -135,6 +171,7 @@ void VerbsConnection::ready(uint32_t) {
       close(NodeStatus::kLost);
       return destroy();
     }
+    if (event.kind == VerbsQueue::Kind::kWritten && !sources_.empty()) written();
     if (event.kind == VerbsQueue::Kind::kMessage && !is_closed() && !take_message(event.message)) {
       return;
     }

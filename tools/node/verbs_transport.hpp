@@ -1,11 +1,16 @@
 // A memory node's clients over verbs.
 //
+// What a client reads is written into its own memory, from a staging buffer, or from the store
+// itself if that can be registered: with each connection's domain, for sending alone.  So no remote
+// key opens it.
+//
 // Each connection has staging buffers, a protection domain and a queue pair of its own; closing it
 // destroys queue pair and region before close() returns, so that a fenced client's one-sided writes
 // reach nothing any more.  They never reach the store anyway: what is written lies in a staging
 // buffer until its message has been understood, and is copied before its checksum is looked at.
 #pragma once
 
+#include <deque>
 #include <list>
 #include <memory>
 
@@ -29,6 +34,7 @@ class VerbsConnection final : public Connection, public Source {
   void close(NodeStatus why) override;
   void lose();  // the peer has gone: nobody is told why
   void fill(wire::Accept& accept) override;
+  void place(const wire::Message& message) override;
   uint32_t queue_pair() const override { return queue_.queue_pair(); }
 
   // reads_asked: that the client wants to have in flight.  false: the device refused.
@@ -45,6 +51,8 @@ class VerbsConnection final : public Connection, public Source {
  private:
   bool take_message(const wire::Message& message);
   bool take_write(const wire::Message& message);
+  void send_bytes(uint8_t slot, const Payload& payload);
+  void written();
   void destroy();
 
   const VerbsLibrary& library_;
@@ -59,6 +67,15 @@ class VerbsConnection final : public Connection, public Source {
     void operator()(char* buffers) const;
   };
   std::unique_ptr<char, FreeBuffers> staging_;
+  // Where the client wants the bytes of its reads; key 0: in the staging buffer.
+  struct Place {
+    uint64_t address = 0;
+    uint32_t key = 0;
+  };
+  Place places_[kNodeDepth];
+  // Of the writes into the client's memory that are on their way: slots of the store that are
+  // pinned until then, kNoSlot for a staging buffer.
+  std::deque<SlotIndex> sources_;
   DeviceQueue queue_;  // after staging_: closed before it is freed
 };
 

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "tests/core/support/far.hpp"
+#include "tests/core/support/shared_node.hpp"
 
 namespace btd {
 
@@ -197,100 +198,6 @@ BOOST_FIXTURE_TEST_CASE(frames_that_are_here_win_and_the_others_are_fetched, Fix
   BOOST_TEST(std::memcmp(far.at(5), expected.data(), kFarExtentBytes) == 0);
 }
 
-// The stores lie in the parent's memory, so what a killed child wrote to its own is gone; so the
-// node is a file that both map.
-class SharedStore {
- public:
-  struct Slot {
-    std::atomic<uint64_t> generation;
-    uint32_t crc;
-    char data[kFarExtentBytes];
-  };
-  static constexpr size_t kBytes = 2 * kExtents * sizeof(Slot);
-  SharedStore()
-      : slots_(static_cast<Slot*>(
-            mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0))) {}
-  ~SharedStore() { munmap(slots_, kBytes); }
-  Slot& slot(uint64_t extent, uint64_t side) { return slots_[2 * extent + side]; }
-  // The newer of the two that is whole.
-  Slot* newest(uint64_t extent) {
-    Slot* best = nullptr;
-    for (uint64_t side : {0, 1}) {
-      Slot& one = slot(extent, side);
-      if (one.generation != 0 && crc32c(one.data, sizeof(one.data)) == one.crc &&
-          (best == nullptr || one.generation > best->generation))
-        best = &one;
-    }
-    return best;
-  }
-
- private:
-  Slot* slots_;
-};
-
-// A node that commits as a memory node does: into the slot that is not the newest, generation last.
-class SharedNode final : public Node {
- public:
-  explicit SharedNode(SharedStore& store) : store_(store), buffers_(kNodeDepth * kFarExtentBytes) {}
-  NodeStatus connect(uint32_t) noexcept override {
-    is_connected_ = true;
-    return NodeStatus::kGood;
-  }
-  bool is_connected() const noexcept override { return is_connected_; }
-  char* buffer(uint32_t slot) noexcept override { return buffers_.data() + slot * kFarExtentBytes; }
-  bool read(uint32_t slot, uint64_t extent, uint64_t minimum) noexcept override {
-    auto* newest = store_.newest(extent);
-    if (newest == nullptr) return done({slot, NodeStatus::kNotFound, 0, 0});
-    uint64_t generation = newest->generation;
-    if (generation < minimum) return done({slot, NodeStatus::kStale, 0, generation});
-    std::memcpy(buffer(slot), newest->data, kFarExtentBytes);
-    return done({slot, NodeStatus::kGood, kFarExtentBytes, generation});
-  }
-  bool write(uint32_t slot, uint64_t extent, uint64_t generation, uint32_t) noexcept override {
-    auto* newest = store_.newest(extent);
-    if (newest != nullptr && newest->generation >= generation)
-      return done({slot, NodeStatus::kStale, 0, newest->generation});
-    auto& to = store_.slot(extent, newest == &store_.slot(extent, 0));
-    to.generation = 0;
-    std::memcpy(to.data, buffer(slot), kFarExtentBytes);
-    to.crc = crc32c(to.data, sizeof(to.data));
-    to.generation = generation;
-    return done({slot, NodeStatus::kGood, 0, 0});
-  }
-  bool release(uint32_t slot, uint64_t extent) noexcept override {
-    for (uint64_t side : {0, 1}) store_.slot(extent, side).generation = 0;
-    return done({slot, NodeStatus::kGood, 0, 0});
-  }
-  bool list(uint32_t slot, uint64_t first) noexcept override {
-    uint32_t length = 0;
-    for (uint64_t extent = first; extent < kExtents; extent++) {
-      auto* newest = store_.newest(extent);
-      if (newest == nullptr) continue;
-      NodeEntry entry{extent, newest->generation, kFarExtentBytes, newest->crc};
-      std::memcpy(buffer(slot) + length, &entry, sizeof(entry));
-      length += sizeof(entry);
-    }
-    return done({slot, NodeStatus::kGood, length, 0});
-  }
-  uint32_t poll(NodeCompletion* out, uint32_t count_max, uint32_t) noexcept override {
-    uint32_t count = 0;
-    while (count < count_max && count_ > 0) out[count++] = done_[--count_];
-    return count;
-  }
-  void close() noexcept override { is_connected_ = false; }
-
- private:
-  bool done(NodeCompletion completion) {
-    done_[count_++] = completion;
-    return true;
-  }
-  SharedStore& store_;
-  bool is_connected_ = false;
-  std::vector<char> buffers_;
-  NodeCompletion done_[kNodeDepth];
-  uint32_t count_ = 0;
-};
-
 // A program that is killed at a random moment of paging.  It says in shared memory what it is about
 // to write and what it has written, so that each word must be one or the other.
 BOOST_FIXTURE_TEST_CASE(a_client_killed_at_any_moment_finds_every_word, Fixture) {
@@ -304,7 +211,7 @@ BOOST_FIXTURE_TEST_CASE(a_client_killed_at_any_moment_finds_every_word, Fixture)
   };
   auto* progress = static_cast<Progress*>(
       mmap(nullptr, sizeof(Progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-  auto store = std::make_unique<SharedStore>();
+  auto store = std::make_unique<test::SharedStore>(kExtents);
   std::mt19937_64 random(test::seed());
   for (int life = 0; life < kKills; life++) {
     const uint64_t seed = random();
@@ -312,7 +219,7 @@ BOOST_FIXTURE_TEST_CASE(a_client_killed_at_any_moment_finds_every_word, Fixture)
     pid_t child = fork();
     if (child == 0) {
       test::become_child();
-      SharedNode nodes[2] = {SharedNode(*store), SharedNode(*store)};
+      test::SharedNode nodes[2] = {test::SharedNode(*store), test::SharedNode(*store)};
       Node* handler_nodes[] = {&nodes[0]};
       Node* evictor_nodes[] = {&nodes[1]};
       auto window = std::make_unique<FarWindow>();

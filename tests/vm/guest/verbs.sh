@@ -1,6 +1,6 @@
 #!/bin/sh
-# In the guest: soft RoCE on a device that only this machine sees, then the tests over it.
-# usage: verbs.sh test | spill | node | client    (the last two: with a wire between two guests)
+# In the guest: soft RoCE on a device that only this machine sees, then what is to be run over it, one after the other.
+# usage: verbs.sh WORD...    node and client: with a wire between two guests; the others stand below
 set -eu
 address=10.9.0.1
 device=dummy0 mtu=9000
@@ -19,18 +19,24 @@ until grep -q ffff /sys/class/infiniband/rxe0/ports/1/gids/* 2> /dev/null; do
   sleep 0.1
 done
 export BTD_VERBS_ADDRESS=$address
-case $1 in
-  test) exec "$BTD_VERBS_TEST" --log_level=test_suite --color_output=no ;;
-  node)
-    (umask 077 && python3 -c 'print(bytes(range(32)).hex())' > /tmp/key)
-    exec "$BTD_BARTENDERD" --listen $address:7070 --transport verbs --capacity 16M --store /dev/shm/store --key-file /tmp/key
-    ;;
-  client)
-    export BTD_NODE=10.9.0.1:7070
-    exec "$BTD_VERBS_TEST" --run_test=a_machine_that_dies_is_noticed --log_level=test_suite --color_output=no
-    ;;
-  spill)
-    # Large blocks only, then all of the program's.
-    for threshold in 16384 0; do python3 "$BTD_GUEST/spill.py" $threshold; done
-    ;;
-esac
+verbs_test() { "$BTD_VERBS_TEST" --log_level=test_suite --color_output=no "$@"; }
+for what; do
+  case $what in
+    test) verbs_test ;;
+    quick-test) BTD_FOREIGN_TRIES=60 verbs_test --run_test='!killed_clients_make_room' ;;
+    node)
+      (umask 077 && python3 -c 'print(bytes(range(32)).hex())' > /tmp/key)
+      exec "$BTD_BARTENDERD" --listen $address:7070 --transport verbs --capacity 16M --store /dev/shm/store --key-file /tmp/key
+      ;;
+    client)
+      export BTD_NODE=10.9.0.1:7070
+      verbs_test --run_test=a_machine_that_dies_is_noticed
+      ;;
+    # Large blocks only; all of the program's.
+    large-blocks) python3 "$BTD_GUEST/spill.py" 16384 ;;
+    all-blocks) python3 "$BTD_GUEST/spill.py" 0 ;;
+    dax-until-cut) python3 "$BTD_GUEST/dax.py" until-cut ;;
+    dax-after-cut) python3 "$BTD_GUEST/dax.py" after-cut ;;
+    *) echo "what is $what?"; exit 1 ;;
+  esac
+done

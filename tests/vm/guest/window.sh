@@ -19,6 +19,6 @@ run far_window '*'
 run evictor 'no_increment_is_lost_under_forced_eviction:every_live*:a_clean*:an_eviction*'
 # Whether fetching ahead pays is not asked where a processor is emulated.
 run fault_handler '!nodes_that_die*:!a_sequential*'
-# Its stores are copies made by the fork, and do not have what the slow parent writes back after it.
-run fork_child '!while_the_parent*'
+run fork_child '*'
+run reattach '*'
 exit $failed
