@@ -155,6 +155,7 @@ Cluster* open_cluster(const char* uri, Error& error, Line& why) {
   request.durability = parsed.config.durability;
   request.keep_from_children = config.fork == ForkMode::kNone;
   request.may_create = parsed.may_create;
+  request.is_beside = true;
   request.far = open->far = make_far(parsed.config);
   request.program = program_name();
   error = open_arena(request, open->arena, why);

@@ -22,8 +22,10 @@ namespace {
 
 constexpr uint64_t kAddressAlignment = 2 * kMiB;
 // Above what ASan shadows; below where the kernel puts executables (0x55...), libraries and stacks.
+// Half of it is for arenas that programs open beside the process's own: that one is there first, at
+// another address each time it is made, and would now and then lie where such an arena must.
 constexpr uint64_t kQuietFrom = 0x200000000000;
-constexpr uint64_t kQuietTo = 0x500000000000;
+constexpr uint64_t kQuietBytes = 0x180000000000;
 constexpr int kMapTries = 8;
 constexpr size_t kPieceBytes = 2 * kMiB;
 
@@ -203,9 +205,9 @@ Error Mapping::map(uint64_t base, uint64_t seed, bool keep_from_children) {
   int tries = base != 0 ? 1 : kMapTries;
   for (int i = 0; i < tries && base_ == nullptr;
        i++, seed = seed * 6364136223846793005 + 1442695040888963407) {
-    uint64_t address =
-        base != 0 ? base
-                  : kQuietFrom + round_down(seed % (kQuietTo - kQuietFrom), kAddressAlignment);
+    uint64_t address = base != 0 ? base
+                                 : kQuietFrom + (is_beside_ ? kQuietBytes : 0) +
+                                       round_down(seed % kQuietBytes, kAddressAlignment);
     intptr_t got = map_at(address);
     if (got == static_cast<intptr_t>(address)) base_ = reinterpret_cast<char*>(got);
     if (got >= 0 && base_ == nullptr) sys::unmap(reinterpret_cast<void*>(got), length_bytes_);

@@ -58,6 +58,8 @@ class Mapping {
   // Reads without mapping.
   bool read(uint64_t offset, void* data, size_t size_bytes) const;
 
+  // Before map(): the arena is to lie beside the process's own.
+  void stand_beside() { is_beside_ = true; }
   // Maps the whole file, without access.  `base` 0: anywhere quiet, a multiple of 2 MiB.
   // ERRORS: kAddressTaken; kNoMemory the kernel refuses that much (ulimit -v).
   Error map(uint64_t base, uint64_t seed, bool keep_from_children);
@@ -108,6 +110,7 @@ class Mapping {
   uint64_t page_bytes_ = 0;
   uint64_t at_once_bytes_max_ = UINT64_MAX;
   Backend backend_ = Backend::kTmpfs;
+  bool is_beside_ = false;
   char path_[512] = {};
 };
 

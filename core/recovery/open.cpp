@@ -379,6 +379,7 @@ uint64_t epoch_for_nodes(const ArenaHeader& header) {
 Error open_arena(const OpenRequest& request, Arena& arena, Line& why) {
   ::new (static_cast<void*>(view_storage)) ArenaView;
   Mapping mapping;
+  if (request.is_beside) mapping.stand_beside();
   Error error = mapping.open(request.path, request.may_create);
   if (error != Error::kNone) return refuse_mapping(why, request.path, error);
   bool is_new = is_never_used(mapping);

@@ -23,6 +23,7 @@ struct OpenRequest {
   Durability durability = Durability::kProcess;
   bool keep_from_children = false;
   bool may_create = true;
+  bool is_beside = false;    // there is, or will be, an arena of the process
   const char* program = "";  // recorded as the owner
   FarTier* far = nullptr;    // configured: what does not fit near may go there
   // For tests: what structures and states go through instead; both or neither.

@@ -301,6 +301,26 @@ BOOST_FIXTURE_TEST_CASE(name_without_a_directory_is_of_the_current_one, Fixture)
   std::filesystem::current_path(before);
 }
 
+BOOST_FIXTURE_TEST_CASE(arenas_beside_the_process_arena_never_lie_where_it_may, Fixture) {
+  auto address_of = [&](bool is_beside, uint64_t seed) {
+    Mapping one;
+    if (is_beside) one.stand_beside();
+    BOOST_REQUIRE(one.open(path.c_str(), true) == Error::kNone);
+    BOOST_REQUIRE(one.set_length(64 * kMiB) == Error::kNone);
+    BOOST_REQUIRE(one.map(0, seed, false) == Error::kNone);
+    auto address = reinterpret_cast<uintptr_t>(one.address());
+    one.close();
+    return address;
+  };
+  uintptr_t own_max = 0, beside_min = UINTPTR_MAX;
+  std::mt19937_64 random(test::seed());
+  for (int i = 0; i < 200; i++) {
+    own_max = max(own_max, address_of(false, random()));
+    beside_min = min(beside_min, address_of(true, random()));
+  }
+  BOOST_TEST(own_max < beside_min);
+}
+
 BOOST_FIXTURE_TEST_CASE(a_tmpfs_is_not_asked_for_most_of_memory_at_once, Fixture) {
   prepare();
   BOOST_REQUIRE(available_memory_bytes() != UINT64_MAX);
