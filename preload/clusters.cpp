@@ -297,11 +297,7 @@ void clusters_after_fork_in_child() {
     if (open == nullptr) continue;
     places[place].store(nullptr, std::memory_order_relaxed);
     generations[place].fetch_add(1, std::memory_order_relaxed);
-    bool has_far = open->arena.fork_child();
-    if (open->far != nullptr) {
-      open->far->forget_in_child();
-      if (config.fork == ForkMode::kSnapshot && !has_far) open->far->open_in_child();
-    }
+    inherit(open->arena, open->far);
     open->cluster.reset_after_fork();
     if (inherited_count < kClustersMax) inherited[inherited_count++] = open;
   }

@@ -198,11 +198,8 @@ void after_fork_in_child() {
   own_cache = nullptr;
   thread_stage = ThreadStage::kEnded;
   stage.store(Stage::kInherited, std::memory_order_relaxed);
-  bool has_far = arena.fork_child();
+  inherit(arena, far);
   process_cluster.reset_after_fork();
-  if (far == nullptr) return;
-  far->forget_in_child();
-  if (config.fork == ForkMode::kSnapshot && !has_far) far->open_in_child();
 }
 
 // --- Start and end
@@ -311,6 +308,13 @@ bool is_arena_ready() {
 bool open_process_arena(bool is_alone) { return open_if_ready(is_alone); }
 Lock& opening_lock() { return open_lock; }
 const char* program_name() { return program; }
+
+void inherit(Arena& one, FarTier* its_far) {
+  bool has_far = one.fork_child();
+  if (its_far == nullptr) return;
+  its_far->forget_in_child();
+  if (config.fork == ForkMode::kSnapshot && !has_far) its_far->open_in_child();
+}
 
 void with_process_cache(void (*work)(void* context, ThreadCache& cache), void* context) {
   with_cache([&](ThreadCache& mine) { work(context, mine); });

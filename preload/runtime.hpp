@@ -15,6 +15,10 @@
 #include "core/heap/arena.hpp"
 #include "core/heap/thread_cache.hpp"
 
+namespace btd {
+class FarTier;
+}  // namespace btd
+
 namespace btd::preload {
 
 inline constexpr size_t kNothingRouted = SIZE_MAX;
@@ -65,6 +69,8 @@ Line& add_caller(Line& line, const void* caller);
 bool is_arena_open();
 bool is_arena_ready();  // or open
 bool is_inherited();
+// In a forked child: the arena is its own from now on, with what it has far.  `far`: nullptr: none.
+void inherit(Arena& arena, FarTier* far);
 
 // True: the arena is open; it was opened if it was ready.  `is_alone`: if it is made now, it never
 // has far memory.

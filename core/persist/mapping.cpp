@@ -58,19 +58,6 @@ Error error_of(long result) {
   }
 }
 
-}  // namespace
-
-uint64_t dax_device_bytes(dev_t device) {
-  char text[64];
-  Line path;
-  path.text("/sys/dev/char/").number(major(device)).text(":").number(minor(device)).text("/size");
-  if (sys::read_file(path.c_str() + std::strlen("bartender: "), text, sizeof(text)) <= 0) return 0;
-  uint64_t size_bytes = 0;
-  for (const char* at = text; *at >= '0' && *at <= '9'; at++)
-    size_bytes = size_bytes * 10 + static_cast<uint64_t>(*at - '0');
-  return size_bytes;
-}
-
 // The number after `name` in a small file, UINT64_MAX if there is none.
 uint64_t number_in_file(const char* path, const char* name) {
   char text[1024];
@@ -82,6 +69,15 @@ uint64_t number_in_file(const char* path, const char* name) {
   uint64_t number = 0;
   for (; *at >= '0' && *at <= '9'; at++) number = number * 10 + static_cast<uint64_t>(*at - '0');
   return number;
+}
+
+}  // namespace
+
+uint64_t dax_device_bytes(dev_t device) {
+  Line path;
+  path.text("/sys/dev/char/").number(major(device)).text(":").number(minor(device)).text("/size");
+  uint64_t size_bytes = number_in_file(path.c_str() + std::strlen("bartender: "), "");
+  return size_bytes == UINT64_MAX ? 0 : size_bytes;
 }
 
 uint64_t available_memory_bytes() {
