@@ -45,9 +45,46 @@ uint32_t by_tables(const uint8_t* bytes, size_t size_bytes, uint32_t crc) {
 }
 
 #if defined(__x86_64__)
-// The instruction: a transaction's records are checked at 8 bytes in 3 cycles instead of 20.
+// The instruction takes a word a cycle, but its result only after three: so what is long is three
+// lanes side by side, joined by what a lane of zeros would make of the sums before it.  After Gopal
+// et al., "Fast CRC Computation for iSCSI Polynomial Using CRC32 Instruction" (Intel, 2011).
+constexpr size_t kLaneBytes =
+    1360;  // 16 times three lanes are an extent of 64 KiB, but for 256 bytes
+
+constexpr auto kLaneOfZeros = [] {
+  std::array<std::array<uint32_t, 256>, 4> tables{};
+  for (uint32_t bit = 0; bit < 32; bit++) {
+    uint32_t crc = 1U << bit;
+    for (size_t i = 0; i < kLaneBytes; i++) crc = (crc >> 8) ^ kTables[0][crc & 0xFF];
+    for (uint32_t byte = 0; byte < 256; byte++)
+      if ((byte >> bit % 8 & 1) != 0) tables[bit / 8][byte] ^= crc;
+  }
+  return tables;
+}();
+
+uint32_t after_zeros(uint32_t crc) {
+  return kLaneOfZeros[0][crc & 0xFF] ^ kLaneOfZeros[1][crc >> 8 & 0xFF] ^
+         kLaneOfZeros[2][crc >> 16 & 0xFF] ^ kLaneOfZeros[3][crc >> 24];
+}
+
+__attribute__((target("sse4.2"))) uint32_t three_lanes(const uint8_t* bytes, uint32_t crc) {
+  uint64_t sums[3] = {crc, 0, 0};
+  for (size_t i = 0; i < kLaneBytes; i += 8) {
+    for (size_t lane = 0; lane < 3; lane++) {
+      uint64_t word;
+      std::memcpy(&word, bytes + lane * kLaneBytes + i, sizeof(word));
+      sums[lane] = _mm_crc32_u64(sums[lane], word);
+    }
+  }
+  crc = after_zeros(static_cast<uint32_t>(sums[0])) ^ static_cast<uint32_t>(sums[1]);
+  return after_zeros(crc) ^ static_cast<uint32_t>(sums[2]);
+}
+
+// A transaction's records are checked at 8 bytes in 3 cycles instead of 20, extents in one.
 __attribute__((target("sse4.2"))) uint32_t by_instruction(const uint8_t* bytes, size_t size_bytes,
                                                           uint32_t crc) {
+  for (; size_bytes >= 3 * kLaneBytes; size_bytes -= 3 * kLaneBytes, bytes += 3 * kLaneBytes)
+    crc = three_lanes(bytes, crc);
   uint64_t wide = crc;
   for (; size_bytes >= 8; size_bytes -= 8, bytes += 8) {
     uint64_t word;

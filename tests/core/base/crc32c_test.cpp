@@ -54,6 +54,19 @@ BOOST_AUTO_TEST_CASE(all_lengths_and_offsets_agree_with_the_reference) {
   }
 }
 
+// Long ones are summed in three lanes of 1360 bytes.
+BOOST_AUTO_TEST_CASE(long_runs_agree_with_the_reference) {
+  std::mt19937_64 random(3);
+  std::vector<uint8_t> bytes(70000);
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random());
+  for (size_t length : {1360, 4079, 4080, 4081, 5440, 8160, 12239, 12240, 65536, 65543}) {
+    for (uint32_t seed : {0U, 1U, 0xDEADBEEFU}) {
+      BOOST_TEST(crc32c(bytes.data() + length % 7, length, seed) ==
+                 reference(bytes.data() + length % 7, length, seed));
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(pieces_and_machines_without_the_instruction_agree) {
   std::mt19937_64 random(2);
   std::vector<uint8_t> bytes(600);
