@@ -99,7 +99,7 @@ NodeStatus TcpCarrier::receive(Message& message, uint64_t deadline_ms) noexcept 
 
 bool TcpCarrier::post(const Message& message) noexcept {
   queue_[(queue_begin_ + queue_count_++) % kNodeDepth] = message.header.slot;
-  return send_queued();
+  return true;
 }
 
 bool TcpCarrier::is_queued(uint32_t slot) const noexcept {
@@ -109,27 +109,29 @@ bool TcpCarrier::is_queued(uint32_t slot) const noexcept {
   return false;
 }
 
+// All in one call, as far as the socket takes it.
 bool TcpCarrier::send_queued() noexcept {
   while (queue_count_ != 0) {
-    uint32_t slot = queue_[queue_begin_];
-    const Message& message = slots_->message(slot);
-    size_t head_bytes = message.size_bytes();
-    size_t total_bytes = head_bytes + message.header.payload_bytes;
-    iovec parts[2];
-    int part_count = 0;
-    if (sent_bytes_ < head_bytes) {
+    iovec parts[2 * kNodeDepth];
+    size_t part_count = 0;
+    size_t skipped_bytes = sent_bytes_;
+    auto add = [&](const void* bytes, size_t size_bytes) {
+      const size_t skipped = min(skipped_bytes, size_bytes);
+      skipped_bytes -= skipped;
+      if (skipped == size_bytes) return;
       // sendmsg() only reads; iovec has no const.
-      auto* head = const_cast<char*>(reinterpret_cast<const char*>(&message));
-      parts[part_count++] = {head + sent_bytes_, head_bytes - sent_bytes_};
-    }
-    size_t payload_sent = sent_bytes_ < head_bytes ? 0 : sent_bytes_ - head_bytes;
-    if (payload_sent < message.header.payload_bytes) {
-      parts[part_count++] = {slots_->wire_buffer(slot) + payload_sent,
-                             message.header.payload_bytes - payload_sent};
+      auto* from = const_cast<char*>(static_cast<const char*>(bytes));
+      parts[part_count++] = {from + skipped, size_bytes - skipped};
+    };
+    for (uint32_t i = 0; i < queue_count_; i++) {
+      const uint32_t slot = queue_[(queue_begin_ + i) % kNodeDepth];
+      const Message& message = slots_->message(slot);
+      add(&message, message.size_bytes());
+      add(slots_->wire_buffer(slot), message.header.payload_bytes);
     }
     msghdr call{};
     call.msg_iov = parts;
-    call.msg_iovlen = static_cast<size_t>(part_count);
+    call.msg_iovlen = part_count;
     ssize_t count = ::sendmsg(socket_, &call, MSG_NOSIGNAL);
     if (count < 0) {
       if (errno == EINTR) continue;
@@ -138,8 +140,11 @@ bool TcpCarrier::send_queued() noexcept {
       return receive_replies() ? fail(NodeStatus::kLost) : false;
     }
     sent_bytes_ += static_cast<size_t>(count);
-    if (sent_bytes_ == total_bytes) {
-      sent_bytes_ = 0;
+    while (queue_count_ != 0) {
+      const Message& oldest = slots_->message(queue_[queue_begin_]);
+      const size_t size_bytes = oldest.size_bytes() + oldest.header.payload_bytes;
+      if (sent_bytes_ < size_bytes) break;
+      sent_bytes_ -= size_bytes;
       queue_begin_ = (queue_begin_ + 1) % kNodeDepth;
       queue_count_--;
     }

@@ -1,8 +1,8 @@
 // A node's messages over TCP: for machines without a verbs device.
 //
 // Everything is in the object: no call makes more than socket calls, none allocates.  Requests
-// leave in the order in which they were posted, straight from the slots; what the socket does not
-// take at once waits for progress().  Replies come in any order.
+// leave in the order in which they were posted, straight from the slots, all that were posted since
+// the last progress() in one call.  Replies come in any order.
 //
 // After the handshake messages carry checksums but no MAC: whoever can change packets on the way
 // can change data.  docs/wire.md says what follows from that.

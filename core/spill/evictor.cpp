@@ -29,6 +29,7 @@ void Evictor::open(Pager& pager, Node* const* nodes, uint64_t* queue,
   nodes_ = nodes;
   queue_ = queue;
   queue_count_ = queue_count;
+  queue_head_ = queue_tail_ = hand_ = release_hand_ = 0;
   healer_.open(pager, nodes);
 }
 
@@ -187,8 +188,7 @@ Evictor::Outcome Evictor::punch(uint64_t extent, ExtentWord from, ExtentWord pun
                                            : pager_->stats.written_back);
   pager_->near_count.fetch_sub(1, std::memory_order_relaxed);
   punched_++;
-  table.store(extent,
-              punching.with(next).with_dirty(false).with_prefetched(false).with_queued(false));
+  table.store(extent, punching.at_rest(next).with_dirty(false));
   pager_->room_call.raise();
   return Outcome::kDone;
 }
@@ -245,23 +245,33 @@ uint32_t Evictor::post_writes(uint32_t slot, uint32_t targets) noexcept {
 }
 
 void Evictor::harvest(uint32_t wait_us) noexcept {
-  NodeCompletion done[kNodeDepth];
-  bool has_waited = false;
+  // All are looked at, which sends what was posted; only one can be waited for.
+  uint32_t found = 0;
+  uint32_t asked = pager_->node_count;
   for (uint32_t i = 0; i < pager_->node_count; i++) {
-    uint32_t bit = 1U << i;
-    bool is_asked = false;
-    for (const Writing& writing : writings_)
-      is_asked |= writing.is_active && (writing.pending & bit) != 0;
-    if (!is_asked) continue;
-    uint32_t found = nodes_[i]->poll(done, kNodeDepth, has_waited ? 0 : wait_us);
-    has_waited = true;
-    for (uint32_t k = 0; k < found; k++) {
-      if (done[k].slot < kNodeDepth && writings_[done[k].slot].is_active &&
-          (writings_[done[k].slot].pending & bit) != 0) {
-        complete(i, done[k]);
-      }
+    if (!is_asked(i)) continue;
+    asked = i;
+    found += harvest_node(i, 0);
+  }
+  if (found == 0 && wait_us > 0 && asked < pager_->node_count) harvest_node(asked, wait_us);
+}
+
+bool Evictor::is_asked(uint32_t node) const noexcept {
+  for (const Writing& writing : writings_)
+    if (writing.is_active && (writing.pending & 1U << node) != 0) return true;
+  return false;
+}
+
+uint32_t Evictor::harvest_node(uint32_t node, uint32_t wait_us) noexcept {
+  NodeCompletion done[kNodeDepth];
+  const uint32_t found = nodes_[node]->poll(done, kNodeDepth, wait_us);
+  for (uint32_t k = 0; k < found; k++) {
+    if (done[k].slot < kNodeDepth && writings_[done[k].slot].is_active &&
+        (writings_[done[k].slot].pending & 1U << node) != 0) {
+      complete(node, done[k]);
     }
   }
+  return found;
 }
 
 void Evictor::complete(uint32_t node, const NodeCompletion& completion) noexcept {

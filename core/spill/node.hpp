@@ -72,8 +72,8 @@ class Node {
   // address for the Node's life.
   virtual char* buffer(uint32_t slot) noexcept = 0;
 
-  // The next four post.  false: the slot is busy or the connection is gone; then nothing will be
-  // reported.
+  // The next four post; what is posted may leave only with the next poll(), all together.  false:
+  // the slot is busy or the connection is gone; then nothing will be reported.
 
   // The newest committed generation into the buffer, checksum verified.  kStale if that is below
   // generation_min: then the buffer holds nothing of use.

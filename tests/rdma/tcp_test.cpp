@@ -176,6 +176,39 @@ BOOST_AUTO_TEST_CASE(nobody_there_wrong_key_and_silence_are_told_apart) {
   BOOST_TEST((patient->connect(300) == NodeStatus::kLost));
 }
 
+// Of every socket of this process.
+void shrink_send_buffers(int bytes) {
+  for (int file = 3; file < 256; file++)
+    setsockopt(file, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+}
+
+// A socket takes some of the bytes, wherever that ends.
+BOOST_AUTO_TEST_CASE(what_leaves_in_pieces_arrives_whole) {
+  Scratch scratch;
+  Daemon daemon(scratch);
+  auto node = node_at(daemon.address(), 1);
+  BOOST_REQUIRE((node->connect(5000) == NodeStatus::kGood));
+  shrink_send_buffers(10'001);
+  NodeCompletion done[kNodeDepth];
+  for (uint64_t round = 1; round <= 5; round++) {
+    kill(daemon.pid(), SIGSTOP);
+    for (uint32_t slot = 0; slot < kNodeDepth; slot++)
+      BOOST_REQUIRE(node->write(slot, slot, round, fill(node->buffer(slot), slot, round)));
+    for (int i = 0; i < 3; i++) BOOST_TEST(node->poll(done, kNodeDepth, 1000) == 0u);
+    kill(daemon.pid(), SIGCONT);
+    for (uint32_t count = 0; count < kNodeDepth;) {
+      uint32_t got = node->poll(done, kNodeDepth, 1000000);
+      for (uint32_t i = 0; i < got; i++) BOOST_REQUIRE((done[i].status == NodeStatus::kGood));
+      count += got;
+    }
+    for (uint32_t slot = 0; slot < kNodeDepth; slot++) {
+      BOOST_REQUIRE(node->read(slot, slot, round));
+      NodeCompletion one = wait_for_one(*node);
+      BOOST_TEST(is_filled(node->buffer(slot), one.length_bytes, slot, round));
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(a_stopped_node_times_out_and_a_killed_one_is_lost_each_slot_once) {
   for (bool is_kill : {false, true}) {
     Scratch scratch;
