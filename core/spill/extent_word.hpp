@@ -59,6 +59,7 @@ struct ExtentWord {
   static constexpr uint64_t kDirtyBit = 1 << 4;
   static constexpr uint64_t kPrefetchedBit = 1 << 5;
   static constexpr uint64_t kQueuedBit = 1 << 6;
+  static constexpr uint64_t kWantedBit = 1 << 7;
   static constexpr unsigned kHoldersShift = 8;
   static constexpr unsigned kVisitsShift = 16;
   static constexpr unsigned kGenerationShift = 24;
@@ -67,10 +68,12 @@ struct ExtentWord {
   // The frames may differ from `generation` on the holders.  In kNear only a hint: the page table
   // knows of writes that this bit does not.  In kIdle exact.
   constexpr bool is_dirty() const { return (bits & kDirtyBit) != 0; }
-  // Fetched ahead and not touched since.
+  // First of a run that is or was fetched ahead, and not touched since.
   constexpr bool is_prefetched() const { return (bits & kPrefetchedBit) != 0; }
   // Idle, and in the evictor's queue.
   constexpr bool is_queued() const { return (bits & kQueuedBit) != 0; }
+  // Being fetched, and somebody waits for it.
+  constexpr bool is_wanted() const { return (bits & kWantedBit) != 0; }
   // Nodes, by index.  Far or clean: those that have `generation`; none: it is all zero.  Dirty or
   // given back: those that may have anything of the extent.
   constexpr uint32_t holders() const { return (bits >> kHoldersShift) & 0xFF; }
@@ -90,6 +93,13 @@ struct ExtentWord {
   }
   constexpr ExtentWord with_queued(bool is_queued) const {
     return {(bits & ~kQueuedBit) | (is_queued ? kQueuedBit : 0)};
+  }
+  constexpr ExtentWord with_wanted(bool is_wanted) const {
+    return {(bits & ~kWantedBit) | (is_wanted ? kWantedBit : 0)};
+  }
+  // In a state in which nobody knows anything more of it.
+  constexpr ExtentWord at_rest(ExtentState state) const {
+    return with(state).with_prefetched(false).with_queued(false).with_wanted(false);
   }
   constexpr ExtentWord with_holders(uint32_t holders) const {
     return {(bits & ~(uint64_t{0xFF} << kHoldersShift)) | (uint64_t{holders} << kHoldersShift)};

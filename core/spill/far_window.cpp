@@ -27,6 +27,7 @@ Error FarWindow::open(const FarRequest& request, Line& why) noexcept {
   request_ = request;
   why_ = &why;
   pager_.is_stopping.store(false);
+  pager_.wants_help.store(true);
   has_rung_.store(false);
   is_serving_ = false;
   result_ = Error::kBusy;
@@ -128,7 +129,8 @@ Error FarWindow::set_up() noexcept {
   if (!has_evictor_) return Error::kNoMemory;
   for (uint32_t i = 0; i < request_.handler_count; i++) {
     HandlerThread& one = handlers_[i];
-    one.handler.open(pager_, request_.handler_nodes[i]);
+    // One beside the thread that faults, the others where there is room.
+    one.handler.open(pager_, request_.handler_nodes[i], i == 0);
     // Without the further ones the first serves all.
     one.is_running = i > 0 && pthread_create(&one.thread, nullptr, handler_main, &one.handler) == 0;
   }
@@ -234,10 +236,7 @@ void FarWindow::discard(uint64_t extent) noexcept {
         }
         if (has_frames) pager_.near_count.fetch_sub(1, std::memory_order_relaxed);
         // The holders stay in the word until the evictor has told them.
-        table.store(extent, word.with(ExtentState::kZero)
-                                .with_dirty(false)
-                                .with_prefetched(false)
-                                .with_queued(false));
+        table.store(extent, word.at_rest(ExtentState::kZero).with_dirty(false));
         return;
       }
       case ExtentState::kFetching:

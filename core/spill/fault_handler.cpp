@@ -9,13 +9,15 @@ namespace btd {
 namespace {
 
 // Of the slots, so that a fault finds one free while a run is fetched.
-constexpr uint32_t kAheadInFlightMax = 8;
+constexpr uint32_t kAheadInFlightMax = 14;
 // A node that is gone is asked again this often, and then has this long to answer.
 constexpr uint64_t kReconnectEveryMs = 200;
 constexpr uint32_t kConnectMs = 50;
 // How long a fault waits for the evictor before it goes over the limit.
 constexpr uint32_t kRoomWaitUs = 1000;
 constexpr uint32_t kRoomWaits = 200;
+constexpr uint32_t kRoomWaitsAlone = 2;
+constexpr uint32_t kSleepUs = 1'000'000;
 
 alignas(kPageBytes) const char kZeros[kFarExtentBytes] = {};
 
@@ -27,17 +29,21 @@ uint64_t milliseconds() {
 
 }  // namespace
 
-void FaultHandler::open(Pager& pager, Node* const* nodes) noexcept {
+void FaultHandler::open(Pager& pager, Node* const* nodes, bool is_first) noexcept {
   pager_ = &pager;
   nodes_ = nodes;
+  is_first_ = is_first;
+  is_done_ = false;
 }
 
 void FaultHandler::run() noexcept {
   for (uint32_t i = 0; i < pager_->node_count; i++) {
     if (!nodes_[i]->is_connected()) nodes_[i]->connect(kConnectMs);
   }
+  if (is_first_) follower_.start();
   PageFault faults[Userfault::kBatch];
   while (!is_done_ || in_flight_ > 0) {
+    if (!is_first_ && in_flight_ == 0) wait_until_needed();
     uint32_t found = pager_->faults.read(faults, in_flight_ == 0);
     for (uint32_t i = 0; i < found; i++) serve(faults[i]);
     if (in_flight_ > 0) harvest(found == 0 ? 20 : 0);
@@ -45,10 +51,24 @@ void FaultHandler::run() noexcept {
   for (uint32_t i = 0; i < pager_->node_count; i++) nodes_[i]->close();
 }
 
+// Every thread that waits for faults is woken by each of them, which costs the thread that faults.
+void FaultHandler::wait_until_needed() noexcept {
+  while (true) {
+    const uint32_t seen = pager_->help_call.seen();
+    if (pager_->wants_help.load() || pager_->is_stopping.load()) return;
+    pager_->help_call.wait(seen, kSleepUs);
+  }
+}
+
 void FaultHandler::serve(const PageFault& fault) noexcept {
   count(pager_->stats.faults);
   uint64_t offset = fault.address - reinterpret_cast<uint64_t>(pager_->base);
   if (offset >= pager_->window_bytes) return ring(fault);
+  if (is_first_ && follower_.saw(fault.thread)) {
+    // One thread's faults come one after the other.
+    if (follower_.is_following()) pager_->wants_help.store(false);
+    if (!follower_.is_following()) pager_->call_for_help();
+  }
   serve_extent(offset / kFarExtentBytes, fault);
 }
 
@@ -73,17 +93,8 @@ void FaultHandler::serve_extent(uint64_t extent, const PageFault& fault) noexcep
         if (start_fetch(extent, word, fault)) return;
         break;
       case ExtentState::kFetching:
-        // Who fetches it wakes everybody at the end.  One of ours fetched ahead is mapped then.
-        for (Fetch& fetch : fetches_) {
-          if (fetch.is_active && fetch.extent == extent && !fetch.is_wanted) {
-            fetch.is_wanted = true;
-            fetch.is_write = fault.is_write;
-            ahead_--;
-            // The program has caught up with us: the next run at once, or the link would rest.
-            if (fetch.is_marker) hit(extent);
-          }
-        }
-        return;
+        if (want(extent, word)) return;
+        break;
       case ExtentState::kNear:
       case ExtentState::kIdle:
       case ExtentState::kUnmapping:
@@ -121,7 +132,7 @@ bool FaultHandler::map(uint64_t extent, ExtentWord word, const PageFault& fault)
   Error error = Error::kNone;
   const bool is_idle = word.state() == ExtentState::kIdle;
   const bool was_marker = word.is_prefetched();
-  ExtentWord next = word.with(ExtentState::kNear).with_prefetched(false).with_queued(false);
+  ExtentWord next = word.at_rest(ExtentState::kNear);
   if (is_idle) {
     // A clean one stays protected, if it is not written to right now.
     bool is_protected = !word.is_dirty() && !fault.is_write && pager_->maps_protected;
@@ -166,7 +177,7 @@ void FaultHandler::lose_frames(uint64_t extent, ExtentWord word) noexcept {
 
 // Whoever touches it from now on gets SIGBUS, never zeros.
 void FaultHandler::poison(uint64_t extent, ExtentWord word, const char* why) noexcept {
-  pager_->file.table().store(extent, word.with(ExtentState::kPoisoned));
+  pager_->file.table().store(extent, word.at_rest(ExtentState::kPoisoned));
   pager_->faults.poison(pager_->address_of(extent), kFarExtentBytes);
   if (pager_->stats.poisoned.fetch_add(1, std::memory_order_relaxed) != 0) return;
   Line()
@@ -178,6 +189,15 @@ void FaultHandler::poison(uint64_t extent, ExtentWord word, const char* why) noe
       .text(why)
       .text("; whoever touches it gets SIGBUS")
       .write(LogLevel::kError);
+}
+
+// Who fetches it wakes everybody at the end.  False: somebody else changed the word.
+bool FaultHandler::want(uint64_t extent, ExtentWord word) noexcept {
+  if (word.is_wanted()) return true;
+  if (!pager_->file.table().change(extent, word, word.with_wanted(true))) return false;
+  // The program has caught up with us: the next run at once, or the link would rest.
+  if (word.is_prefetched()) hit(extent);
+  return true;
 }
 
 // The first extent of a run was touched: the run is used, and the next one is fetched.
@@ -213,15 +233,15 @@ bool FaultHandler::start_fetch(uint64_t extent, ExtentWord word, const PageFault
   uint32_t slot = free_slot();
   ExtentTable& table = pager_->file.table();
   // A kill leaves kFetching: frames that are there win, the others are fetched again.
-  if (!table.change(extent, word, word.fetching())) return false;
+  if (!table.change(extent, word, word.fetching().with_wanted(true))) return false;
   pager_->near_count.fetch_add(1, std::memory_order_relaxed);
-  fetches_[slot] = {extent, 0, 0, true, true, false, fault.is_write, 0};
+  fetches_[slot] = {extent, 0, 0, true, false, fault.is_write, 0};
   in_flight_++;
   if (!post(slot)) lose(slot);
 
   if (pager_->may_prefetch) {
     pager_->trend_lock.lock();
-    Run run = pager_->trend.touch(extent);
+    Run run = pager_->trend.hit(extent);  // the first of a run, if nobody has got to it yet
     pager_->trend_lock.unlock();
     prefetch(run);
   }
@@ -229,26 +249,39 @@ bool FaultHandler::start_fetch(uint64_t extent, ExtentWord word, const PageFault
 }
 
 void FaultHandler::prefetch(const Run& run) noexcept {
+  const uint32_t count = prefetch_some(run);
+  if (count == run.count) return;
+  pager_->trend_lock.lock();
+  pager_->trend.cut(run, count);
+  pager_->trend_lock.unlock();
+}
+
+// Returns how many of the run are under way or here.
+uint32_t FaultHandler::prefetch_some(const Run& run) noexcept {
   ExtentTable& table = pager_->file.table();
   for (uint32_t i = 0; i < run.count; i++) {
     uint64_t extent = run.first + i * static_cast<uint64_t>(run.step);
     if (extent >= table.count() || ahead_ >= kAheadInFlightMax || in_flight_ >= kNodeDepth ||
         pager_->near_count.load(std::memory_order_relaxed) >= pager_->near_max) {
-      return;
+      return i;
     }
     ExtentWord word = table.load(extent);
-    bool is_first = i == 0;
-    if (word.state() != ExtentState::kFar || !table.change(extent, word, word.fetching())) {
-      if (is_first) return;  // nobody would see the run being touched
+    // The first one's touch says that the run is used.
+    const bool is_marker = i == 0;
+    if (word.state() != ExtentState::kFar ||
+        !table.change(extent, word, word.fetching().with_prefetched(is_marker))) {
+      // If that has been touched already, so is known what it says; else it would never be.
+      if (is_marker && table.load(extent).state() != ExtentState::kFetching) return 0;
       continue;
     }
     pager_->near_count.fetch_add(1, std::memory_order_relaxed);
     uint32_t slot = free_slot();
-    fetches_[slot] = {extent, 0, 0, true, false, is_first, false, 0};
+    fetches_[slot] = {extent, 0, 0, true, true, false, 0};
     in_flight_++;
     ahead_++;
     if (!post(slot)) lose(slot);
   }
+  return run.count;
 }
 
 // A fault that would need more frames than are allowed waits for the evictor; for ever it does not:
@@ -260,9 +293,8 @@ void FaultHandler::wait_for_room() noexcept {
     if (now >= pager_->near_high && i == 0) pager_->evictor_call.raise();
     if (now < pager_->near_max) return;
     if (pager_->is_stuck.load(std::memory_order_acquire)) break;
-    if (in_flight_ > 0) {
-      harvest(0);
-    }
+    if (in_flight_ > 0) harvest(0);
+    if (i == kRoomWaitsAlone) pager_->call_for_help();  // with the faults for which there is room
     pager_->room_call.wait(seen, kRoomWaitUs);
   }
   count(pager_->stats.over_limit);
@@ -303,6 +335,7 @@ void FaultHandler::reconnect() noexcept {
     uint64_t now_ms = milliseconds();
     if (now_ms < reconnect_at_ms_[i]) continue;
     reconnect_at_ms_[i] = now_ms + kReconnectEveryMs;
+    pager_->call_for_help();
     if (nodes_[i]->connect(kConnectMs) == NodeStatus::kFenced)
       pager_->is_fenced.store(true, std::memory_order_release);
   }
@@ -310,23 +343,33 @@ void FaultHandler::reconnect() noexcept {
 
 void FaultHandler::harvest(uint32_t wait_us) noexcept {
   if (parked_ > 0) retry_parked();
-  NodeCompletion done[kNodeDepth];
-  // Only one node can be waited for; the others are looked at.
-  bool has_waited = false;
+  // All are looked at, which sends what was posted; only one can be waited for.
+  uint32_t found = 0;
+  uint32_t asked = pager_->node_count;
   for (uint32_t i = 0; i < pager_->node_count; i++) {
-    bool is_asked = false;
-    for (const Fetch& fetch : fetches_)
-      is_asked |= fetch.is_active && !fetch.is_parked && fetch.node == i;
-    if (!is_asked) continue;
-    uint32_t found = nodes_[i]->poll(done, kNodeDepth, has_waited ? 0 : wait_us);
-    has_waited = true;
-    for (uint32_t k = 0; k < found; k++) {
-      if (done[k].slot < kNodeDepth && fetches_[done[k].slot].is_active &&
-          !fetches_[done[k].slot].is_parked && fetches_[done[k].slot].node == i) {
-        complete(done[k]);
-      }
+    if (!is_asked(i)) continue;
+    asked = i;
+    found += harvest_node(i, 0);
+  }
+  if (found == 0 && wait_us > 0 && asked < pager_->node_count) harvest_node(asked, wait_us);
+}
+
+bool FaultHandler::is_asked(uint32_t node) const noexcept {
+  for (const Fetch& fetch : fetches_)
+    if (fetch.is_active && !fetch.is_parked && fetch.node == node) return true;
+  return false;
+}
+
+uint32_t FaultHandler::harvest_node(uint32_t node, uint32_t wait_us) noexcept {
+  NodeCompletion done[kNodeDepth];
+  const uint32_t found = nodes_[node]->poll(done, kNodeDepth, wait_us);
+  for (uint32_t k = 0; k < found; k++) {
+    if (done[k].slot < kNodeDepth && fetches_[done[k].slot].is_active &&
+        !fetches_[done[k].slot].is_parked && fetches_[done[k].slot].node == node) {
+      complete(done[k]);
     }
   }
+  return found;
 }
 
 // Those whose holders are all gone ask again; a node that was only restarted has what it had.
@@ -371,21 +414,20 @@ void FaultHandler::install(uint32_t slot) noexcept {
   const char* data = nodes_[fetch.node]->buffer(slot);
   ExtentWord word = table.load(fetch.extent);
   count(pager_->stats.fetched);
-  if (!fetch.is_wanted) count(pager_->stats.prefetched);
+  if (fetch.is_ahead) count(pager_->stats.prefetched);
 
-  if (fetch.is_marker && !fetch.is_wanted && pager_->maps_protected &&
+  if (word.is_prefetched() && !word.is_wanted() && pager_->maps_protected &&
       pager_->file.write(fetch.extent, data)) {
     // Frames without a mapping: the first touch is a fault, and says that the run is used.
     table.store(fetch.extent,
-                word.with(ExtentState::kIdle).with_dirty(false).with_prefetched(true));
+                word.at_rest(ExtentState::kIdle).with_dirty(false).with_prefetched(true));
   } else {
-    bool is_write = fetch.is_wanted && fetch.is_write;
-    fill(fetch.extent, data, !is_write);
-    table.store(fetch.extent, word.with(ExtentState::kNear).with_dirty(is_write));
+    fill(fetch.extent, data, !fetch.is_write);
+    table.store(fetch.extent, word.at_rest(ExtentState::kNear).with_dirty(fetch.is_write));
   }
   // Somebody may wait whose fault another handler has read.
   pager_->faults.wake(address, kFarExtentBytes);
-  if (!fetch.is_wanted) ahead_--;
+  if (fetch.is_ahead) ahead_--;
   if (fetch.give_up_ms != 0) parked_--;
   fetch.is_active = false;
   in_flight_--;
@@ -402,6 +444,7 @@ void FaultHandler::fill(uint64_t extent, const char* from, bool is_protected) no
       Line().text("no memory for a far extent; its thread waits").write(LogLevel::kError);
     uint32_t seen = pager_->room_call.seen();
     pager_->evictor_call.raise();
+    pager_->call_for_help();
     pager_->room_call.wait(seen, kRoomWaitUs);
   }
 }
@@ -412,7 +455,7 @@ void FaultHandler::lose(uint32_t slot) noexcept {
   Fetch& fetch = fetches_[slot];
   ExtentTable& table = pager_->file.table();
   ExtentWord word = table.load(fetch.extent);
-  if (fetch.is_wanted && pager_->lost_wait_ms != 0 && word.holders() != 0) {
+  if (word.is_wanted() && pager_->lost_wait_ms != 0 && word.holders() != 0) {
     const uint64_t now_ms = milliseconds();
     if (fetch.give_up_ms == 0) {
       fetch.give_up_ms = now_ms + pager_->lost_wait_ms;
@@ -425,13 +468,13 @@ void FaultHandler::lose(uint32_t slot) noexcept {
   }
   if (fetch.give_up_ms != 0) parked_--;
   pager_->near_count.fetch_sub(1, std::memory_order_relaxed);
-  if (fetch.is_wanted) {
+  if (word.is_wanted()) {
     poison(fetch.extent, word, "no node gives it");
   } else {
-    table.store(fetch.extent, word.with(ExtentState::kFar));
+    table.store(fetch.extent, word.at_rest(ExtentState::kFar));
     pager_->faults.wake(pager_->address_of(fetch.extent), kFarExtentBytes);
-    ahead_--;
   }
+  if (fetch.is_ahead) ahead_--;
   fetch.is_active = false;
   in_flight_--;
 }

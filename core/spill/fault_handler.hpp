@@ -10,14 +10,16 @@
 
 #include <cstdint>
 
+#include "core/spill/follower.hpp"
 #include "core/spill/pager.hpp"
 
 namespace btd {
 
 class FaultHandler {
  public:
-  // `nodes`: this handler's own connections, pager.node_count of them.
-  void open(Pager& pager, Node* const* nodes) noexcept;
+  // `nodes`: this handler's own connections, pager.node_count of them.  `is_first`: it stays on the
+  // processor of the thread that faults, and decides whether the others help; there is one such.
+  void open(Pager& pager, Node* const* nodes, bool is_first) noexcept;
 
   // Until the pager is stopping and the doorbell is rung.
   void run() noexcept;
@@ -29,9 +31,8 @@ class FaultHandler {
     uint32_t node;
     uint32_t tried;  // nodes, a bit each
     bool is_active;
-    bool is_wanted;  // somebody waits; else it is fetched ahead
-    bool is_marker;  // first of a run: stays unmapped, so that its first touch is seen
-    bool is_write;
+    bool is_ahead;           // nobody had touched it when it was posted
+    bool is_write;           // the touch was one
     uint64_t give_up_ms;     // not 0: its holders were gone, and it waits for one until then
     bool is_parked = false;  // it waits, and no node was asked
   };
@@ -42,13 +43,18 @@ class FaultHandler {
   bool map(uint64_t extent, ExtentWord word, const PageFault& fault) noexcept;
   bool make_zero(uint64_t extent, ExtentWord word, bool is_write) noexcept;
   bool start_fetch(uint64_t extent, ExtentWord word, const PageFault& fault) noexcept;
+  bool want(uint64_t extent, ExtentWord word) noexcept;
   void hit(uint64_t extent) noexcept;
   void prefetch(const Run& run) noexcept;
+  uint32_t prefetch_some(const Run& run) noexcept;
+  void wait_until_needed() noexcept;
   void wait_for_room() noexcept;
 
   uint32_t free_slot() noexcept;
   bool post(uint32_t slot) noexcept;
   void harvest(uint32_t wait_us) noexcept;
+  uint32_t harvest_node(uint32_t node, uint32_t wait_us) noexcept;
+  bool is_asked(uint32_t node) const noexcept;
   void retry_parked() noexcept;
   void complete(const NodeCompletion& completion) noexcept;
   void install(uint32_t slot) noexcept;
@@ -67,6 +73,8 @@ class FaultHandler {
   uint64_t parked_at_ms_ = 0;
   uint64_t reconnect_at_ms_[kFarNodesMax] = {};
   bool is_done_ = false;
+  bool is_first_ = false;
+  Follower follower_;
 };
 
 }  // namespace btd

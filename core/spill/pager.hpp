@@ -97,6 +97,14 @@ struct Pager {
   Lock trend_lock;
   Trend trend;  // protected by trend_lock
 
+  // The first handler serves faults; the others sleep unless there is work for more than one.
+  std::atomic<bool> wants_help{true};
+  Call help_call;
+
+  void call_for_help() noexcept {
+    if (!wants_help.exchange(true)) help_call.raise();
+  }
+
   uint64_t address_of(uint64_t extent) const {
     return reinterpret_cast<uint64_t>(base) + extent * kFarExtentBytes;
   }

@@ -19,11 +19,7 @@ ReattachDecision decide_far(ExtentWord word, NodeCopies copies, uint32_t answere
   // extent is not far.
   uint32_t holders = word.holders() & ~answered;
   if (copies.generation == word.generation()) holders |= copies.holders;
-  ExtentWord far = word.with(ExtentState::kFar)
-                       .with_dirty(false)
-                       .with_prefetched(false)
-                       .with_queued(false)
-                       .with_holders(holders);
+  ExtentWord far = word.at_rest(ExtentState::kFar).with_dirty(false).with_holders(holders);
   if (holders == 0) return {Reattach::kLost, far.with(ExtentState::kPoisoned)};
   return {Reattach::kPunch, far};
 }
@@ -42,7 +38,7 @@ bool finish(Node& node, uint32_t slot, NodeCompletion* completion) noexcept {
 
 ReattachDecision decide(ExtentWord word, uint32_t frames, NodeCopies copies,
                         uint32_t answered) noexcept {
-  ExtentWord idle = word.with(ExtentState::kIdle).with_prefetched(false).with_queued(false);
+  ExtentWord idle = word.at_rest(ExtentState::kIdle);
   const bool is_zero_fill = word.is_dirty() || word.holders() == 0;  // of kFetching
   switch (word.state()) {
     case ExtentState::kNear:
@@ -56,7 +52,8 @@ ReattachDecision decide(ExtentWord word, uint32_t frames, NodeCopies copies,
       break;
     case ExtentState::kFetching:
       if (frames == 0 && !is_zero_fill) return decide_far(word, copies, answered);
-      if (frames == 0) return {Reattach::kPunch, word.with(ExtentState::kZero).with_dirty(false)};
+      if (frames == 0)
+        return {Reattach::kPunch, word.at_rest(ExtentState::kZero).with_dirty(false)};
       idle = idle.with_dirty(true);
       break;
     case ExtentState::kPunching:

@@ -79,6 +79,11 @@ Run Trend::hit(uint64_t extent) noexcept {
   return next_run(*history, run.step);
 }
 
+void Trend::cut(const Run& run, uint32_t count) noexcept {
+  History* history = history_with_run(run.first);
+  if (history != nullptr) history->run.count = count;
+}
+
 void Trend::miss(uint64_t extent) noexcept {
   History* history = history_with_run(extent);
   if (history == nullptr) return;

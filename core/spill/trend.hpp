@@ -2,7 +2,7 @@
 //
 // Majority trend, after Hasan Al Maruf and Mosharaf Chowdhury, "Effectively Prefetching Remote
 // Memory with Leap" (USENIX ATC 2020), section 4: the step between touches that more than half of
-// the last 4 have, or else of the last 8, 16, 32; then up to 4 extents ahead with that step, more
+// the last 4 have, or else of the last 8, 16, 32; then up to 8 extents ahead with that step, more
 // while they are used, fewer when they were not.  We differ in two things.  A touch is noticed only
 // when it faults, so of a run fetched ahead the first extent is left unmapped, and its fault counts
 // for the whole run.  And there are 8 histories, each for touches near each other, so that two
@@ -23,12 +23,14 @@ struct Run {
 
 class Trend {
  public:
-  static constexpr uint32_t kAheadMax = 4;
+  static constexpr uint32_t kAheadMax = 8;
 
   // A fault on an extent that nobody expected.
   Run touch(uint64_t extent) noexcept;
-  // A fault on the first extent of a run that touch() or this gave.
+  // A fault on the first extent of a run that touch() or this gave; or as touch().
   Run hit(uint64_t extent) noexcept;
+  // Only so many of the run are fetched.
+  void cut(const Run& run, uint32_t count) noexcept;
   // The first extent of a run was evicted untouched.
   void miss(uint64_t extent) noexcept;
 

@@ -21,12 +21,13 @@ namespace {
 // 6.1's.
 constexpr uint64_t kFeatureFlagWp = 1 << 0;
 constexpr uint64_t kFeatureMissingShmem = 1 << 5;
+constexpr uint64_t kFeatureThreadId = 1 << 8;
 constexpr uint64_t kFeatureMinorShmem = 1 << 10;
 constexpr uint64_t kFeatureWpShmem = 1 << 12;
 constexpr uint64_t kFeaturePoison = 1 << 14;
 constexpr uint64_t kFeatureWpAsync = 1 << 15;
 constexpr uint64_t kFeaturesNeeded =
-    kFeatureFlagWp | kFeatureMissingShmem | kFeatureMinorShmem | kFeatureWpShmem;
+    kFeatureFlagWp | kFeatureMissingShmem | kFeatureThreadId | kFeatureMinorShmem | kFeatureWpShmem;
 constexpr uint64_t kContinueModeWp = 1 << 1;
 constexpr unsigned long kNewDescriptor = _IO(0xAA, 0x00);
 
@@ -169,6 +170,7 @@ uint32_t Userfault::read(PageFault* out, bool may_wait) noexcept {
     if (messages[i].event != UFFD_EVENT_PAGEFAULT) continue;
     const auto& fault = messages[i].arg.pagefault;
     out[count++] = {fault.address, (fault.flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0,
+                    static_cast<int32_t>(fault.feat.ptid),
                     (fault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0};
   }
   return count;

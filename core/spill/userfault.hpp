@@ -17,6 +17,7 @@ inline constexpr size_t kPageBytes = 4096;
 struct PageFault {
   uint64_t address;
   bool is_write;
+  int32_t thread;     // whose fault it is, a gettid() number
   bool is_protected;  // a write to a write-protected page, when writes are tracked synchronously
 };
 

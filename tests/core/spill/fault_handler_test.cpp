@@ -9,6 +9,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <filesystem>
+#include <fstream>
+#include <set>
 #include <thread>
 
 #include "tests/core/support/far.hpp"
@@ -230,6 +233,116 @@ BOOST_FIXTURE_TEST_CASE(a_sequential_reader_finds_extents_fetched_ahead, Fixture
   for (uint64_t i = kExtents; i-- > 0;) BOOST_TEST(test::is_filled(far->at(i), kFarExtentBytes, i));
   BOOST_TEST(far->stats().prefetched.load() > prefetched + 20);
   BOOST_TEST(far->stats().poisoned.load() == 0U);
+}
+
+// Processors that threads of this name may run on, each thread's.
+std::multiset<int> processors_of(const std::string& name) {
+  std::multiset<int> found;
+  for (auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::string comm;
+    std::ifstream(task.path() / "comm") >> comm;
+    cpu_set_t allowed;
+    const int thread = std::stoi(task.path().filename());
+    if (comm == name && sched_getaffinity(thread, sizeof(allowed), &allowed) == 0)
+      found.insert(CPU_COUNT(&allowed));
+  }
+  return found;
+}
+
+// A fault that needs no node.
+void fault(test::Far& far, uint64_t extent) {
+  far.window->discard(extent);
+  far.touch(extent);
+}
+
+BOOST_FIXTURE_TEST_CASE(one_threads_faults_are_served_beside_it_and_those_of_two_by_two, Fixture) {
+  const int all = static_cast<int>(std::thread::hardware_concurrency());
+  test::Far far(scratch.file("far"), stores, kExtents, kExtents);
+  far.request.handler_count = 2;
+  far.must_open();
+  Pager& pager = far.window->pager();
+  test::Far::wait_until([&] {
+    fault(far, 0);
+    return !pager.wants_help.load();
+  });
+  BOOST_TEST(processors_of("far-handler") == (std::multiset<int>{1, all}));
+
+  std::atomic<uint32_t> turn{0};
+  std::atomic<bool> is_done{false};
+  std::thread other([&] {
+    while (true) {
+      turn.wait(0);
+      if (is_done) return;
+      fault(far, 1);
+      turn = 0;
+      turn.notify_one();
+    }
+  });
+  test::Far::wait_until([&] {
+    fault(far, 0);
+    turn = 1;
+    turn.notify_one();
+    turn.wait(1);
+    return pager.wants_help.load();
+  });
+  BOOST_TEST(processors_of("far-handler") == (std::multiset<int>{all, all}));
+  is_done = true;
+  turn = 1;
+  turn.notify_one();
+  other.join();
+}
+
+BOOST_FIXTURE_TEST_CASE(who_waits_for_room_has_others_served, Fixture) {
+  test::Far far(scratch.file("far"), stores, kExtents, 16);
+  far.request.handler_count = 2;
+  far.must_open();
+  Pager& pager = far.window->pager();
+  test::Far::wait_until([&] {
+    fault(far, 0);
+    return !pager.wants_help.load();
+  });
+  for (auto& store : stores) store->delay_us = 20'000;
+  uint64_t extent = 0;
+  test::Far::wait_until([&] {
+    test::fill(far.at(extent), kFarExtentBytes, extent);
+    extent = (extent + 1) % kExtents;
+    return pager.wants_help.load();
+  });
+}
+
+BOOST_FIXTURE_TEST_CASE(a_run_goes_on_whichever_handler_fetches_it, Fixture) {
+  constexpr uint64_t kEach = 128;  // far enough from each other for a trend of its own
+  test::Far far(scratch.file("far"), stores, 2 * kEach, 64);
+  far.request.handler_count = 2;
+  far.must_open();
+  for (uint64_t i = 0; i < 2 * kEach; i++) test::fill(far.at(i), kFarExtentBytes, i);
+  for (auto& store : stores) store->delay_us = 500;
+  const uint64_t faults_before = far.stats().faults;
+  // Two at a time, so that both handlers are awake.
+  std::vector<std::thread> readers;
+  for (uint64_t part = 0; part < 2; part++) {
+    readers.emplace_back([&far, part] {
+      for (uint64_t i = part * kEach; i < (part + 1) * kEach; i++)
+        BOOST_TEST(test::is_filled(far.at(i), kFarExtentBytes, i));
+    });
+  }
+  for (std::thread& reader : readers) reader.join();
+  BOOST_TEST(far.stats().prefetched.load() > far.stats().fetched.load() / 2);
+  // Each run is known to be used, also those that the program has reached before they were here.
+  BOOST_TEST(far.stats().runs_hit.load() >= 2 * kEach / Trend::kAheadMax);
+  BOOST_TEST(far.stats().faults - faults_before < 4 * kEach);
+  BOOST_TEST(far.stats().poisoned.load() == 0U);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_window_that_was_closed_can_be_opened_again, Fixture) {
+  auto far = filled();
+  for (int round = 0; round < 3; round++) {
+    far->window->close();
+    far->request.has_data = true;
+    far->request.handler_count = 2;
+    far->must_open();
+    check_all(*far);
+  }
 }
 
 BOOST_FIXTURE_TEST_CASE(a_random_reader_is_not_given_more_than_it_asks, Fixture) {

@@ -38,13 +38,29 @@ BOOST_AUTO_TEST_CASE(runs_double_while_they_are_hit_and_follow_each_other) {
   Trend trend;
   Run run{};
   for (uint64_t i = 0; i < 4; i++) run = trend.touch(i);
-  uint32_t counts[] = {1, 2, 4, 4, 4};
+  uint32_t counts[] = {1, 2, 4, 8, 8};
   for (uint32_t count : counts) {
     BOOST_TEST(run.count == count);
     Run next = trend.hit(run.first);
     BOOST_TEST(next.first == run.first + run.count);
     run = next;
   }
+}
+
+BOOST_AUTO_TEST_CASE(what_was_cut_off_a_run_is_in_the_next_one) {
+  Trend trend;
+  Run run{};
+  for (uint64_t i = 0; i < 4; i++) run = trend.touch(i);
+  run = trend.hit(run.first);
+  run = trend.hit(run.first);
+  BOOST_TEST(run.count == 4U);
+  trend.cut(run, 3);
+  Run next = trend.hit(run.first);
+  BOOST_TEST(next.first == run.first + 3);
+  // None of it: what would have been its first is a touch as any other, and goes on.
+  trend.cut(next, 0);
+  run = trend.hit(next.first);
+  BOOST_TEST(run.first == next.first + 1);
 }
 
 BOOST_AUTO_TEST_CASE(a_miss_halves_and_asks_for_the_step_anew) {
