@@ -7,45 +7,34 @@
 //   far tcp          both over the real transport on loopback, bartenderd as a child; beside its
 //                    reads alone, one thread that puts what it reads into a window (bare_mb_s), a
 //                    raw TCP link, and demand of 4 KiB pages over that
+//   far zram         beside the kernel's swap to compressed memory; as root, where there is zram
 //   far evict        processor time of the evictor for each extent, dirty and clean
 //   far write        the first store into a clean page; --tracking async or sync
 //
 // Unlike the other programs it is built with core/: nothing can be preloaded to reach the window.
-// But in `tcp` the node is a copy in this process behind a link that is made up, so what is
-// measured is the pager.  One JSON line a result.
+// But in `tcp` and `zram` the node is a copy in this process behind a link that is made up, so what
+// is measured is the pager.  One JSON line a result.
 
 #include <dirent.h>
-#include <sched.h>
+#include <time.h>
 
-#include <new>
-
-#include "far_bare.hpp"
 #include "far_link.hpp"
-#include "far_tcp.hpp"
+#include "far_real.hpp"
+#include "far_window.hpp"
 
+namespace bench {
 namespace {
-
-using bench::Bare;
-using bench::Link;
-using bench::LinkNode;
-using bench::RawLink;
-using bench::TcpNode;
-using btd::kFarExtentBytes;
-
-uint64_t percentile(uint64_t* values, uint64_t count, uint64_t percent) {
-  std::sort(values, values + count);
-  return values[std::min(count - 1, count * percent / 100)];
-}
-
-// Where windows and stores lie: a directory in a tmpfs.
-char directory[256];
-char window_path[300];
 
 // A node in this process.
 struct Here {
-  explicit Here(uint64_t extents) : handler(link), evictor(link), count(extents) {
-    link.store = bench::own_table<char>(count * kFarExtentBytes);
-    link.generations = bench::own_table<uint64_t>(count);
+  Here(uint64_t extents, uint32_t handler_count)
+      : handlers{LinkNode(link), LinkNode(link)},
+        evictor(link),
+        handler_count(handler_count),
+        count(extents) {
+    if (handler_count > 2) fail("at most 2 handlers");
+    link.store = own_table<char>(count * kFarExtentBytes);
+    link.generations = own_table<uint64_t>(count);
   }
   ~Here() {
     munmap(link.store, count * kFarExtentBytes);
@@ -54,181 +43,60 @@ struct Here {
   void fill_in(btd::FarRequest& request) {
     request.node_count = 1;
     request.replica_count = 1;
-    request.handler_nodes[0] = handlers;
+    request.handler_count = handler_count;
+    for (uint32_t i = 0; i < handler_count; i++) request.handler_nodes[i] = handler_nodes[i];
     request.evictor_nodes = evictors;
   }
 
   Link link;
-  LinkNode handler;
+  LinkNode handlers[2];
   LinkNode evictor;
-  btd::Node* handlers[1] = {&handler};
+  btd::Node* handler_nodes[2][1] = {{&handlers[0]}, {&handlers[1]}};
   btd::Node* evictors[1] = {&evictor};
+  uint32_t handler_count;
   uint64_t count;
 };
 
-// A window of `extents` far extents.
-struct Window {
-  template <typename Nodes>
-  Window(Nodes& nodes, uint64_t extents, bool tracks_async) {
-    nodes.fill_in(request);
-    request.path = window_path;
-    request.window_bytes = extents * kFarExtentBytes;
-    request.near_bytes = 2 * extents * kFarExtentBytes;
-    request.tracks_async = tracks_async;
-    request.may_prefetch = false;
-    unlink(window_path);
-    btd::Line why;
-    if (far.open(request, why) != btd::Error::kNone) {
-      std::fputs(why.c_str(), stderr);
-      bench::fail("no far window");
-    }
-    count = extents;
-  }
-  ~Window() {
-    far.close();
-    unlink(window_path);
-  }
-  // Every extent written once and gone.
-  void spill_all() {
-    set_near(64);
-    for (uint64_t i = 0; i < count; i++)
-      std::memset(at(i), static_cast<int>(i % 255 + 1), kFarExtentBytes);
-    drain();
-  }
-  // Until everything is far.
-  void drain() {
-    btd::Pager& pager = far.pager();
-    pager.near_low = 0;
-    pager.near_high = 1;
-    while (pager.near_count.load() > 0) {
-      pager.evictor_call.raise();
-      usleep(1000);
-    }
-  }
-  void set_near(uint64_t extents) {
-    btd::Pager& pager = far.pager();
-    pager.near_max = extents;
-    pager.near_high = extents * 9 / 10;
-    pager.near_low = extents * 3 / 4;
-  }
-  char* at(uint64_t extent) { return far.base() + extent * kFarExtentBytes; }
-
-  btd::FarRequest request;
-  btd::FarWindow far;
-  uint64_t count = 0;
-};
-
-// Touches one byte of each of `count` units in random order; fills `times`.
-void touch_all(char* base, uint64_t unit, uint64_t count, uint64_t* times, uint64_t seed) {
-  auto* order = bench::own_table<uint64_t>(count);
-  for (uint64_t i = 0; i < count; i++) order[i] = i;
-  bench::Random random(seed);
-  for (uint64_t i = count - 1; i > 0; i--) std::swap(order[i], order[random.between(0, i)]);
-  for (uint64_t i = 0; i < count; i++) {
-    volatile char* byte = base + order[i] * unit;
-    const uint64_t start = bench::now_ns();
-    *byte;
-    times[i] = bench::now_ns() - start;
-  }
-  munmap(order, count * sizeof(uint64_t));
-}
-
-// Bare faults with the handler on the faulting processor, which no scheduler has to find: the best
-// that a handler can do.  p50.
-uint64_t bare_beside(uint64_t extents, uint64_t* times, uint64_t seed) {
-  cpu_set_t before;
-  cpu_set_t one;
-  CPU_ZERO(&one);
-  CPU_SET(static_cast<size_t>(sched_getcpu()), &one);
-  if (sched_getaffinity(0, sizeof(before), &before) != 0 ||
-      sched_setaffinity(0, sizeof(one), &one) != 0)
-    bench::fail("no affinity");
-  {
-    Bare bare((extents + 1) * kFarExtentBytes, kFarExtentBytes, uint64_t{0});
-    touch_all(bare.base, kFarExtentBytes, extents, times, seed);
-  }
-  sched_setaffinity(0, sizeof(before), &before);
-  return percentile(times, extents, 50);
-}
-
-void fault(uint64_t extents, uint64_t rounds) {
-  auto* times = bench::own_table<uint64_t>(extents);
-  Here here(extents);
-  Window window(here, extents, true);
-  for (uint64_t round = 0; round < rounds; round++) {
-    uint64_t bare_p50[2];
-    uint64_t bare_p99[2];
-    int which = 0;
-    for (uint64_t unit : {kFarExtentBytes, size_t{4096}}) {
-      // The last unit ends the thread.
-      Bare bare((extents + 1) * unit, unit, uint64_t{0});
-      touch_all(bare.base, unit, extents, times, round);
-      bare_p50[which] = percentile(times, extents, 50);
-      bare_p99[which++] = percentile(times, extents, 99);
-    }
-    const uint64_t beside_p50 = bare_beside(extents, times, round);
-    window.spill_all();
-    window.set_near(2 * extents);
-    touch_all(window.far.base(), kFarExtentBytes, extents, times, round);
-    const uint64_t ours_p50 = percentile(times, extents, 50);
-    const uint64_t ours_p99 = percentile(times, extents, 99);
-    // The transport's part: a read of the node, as the handler makes it.
+void fault(const FarPlan& plan) {
+  const uint64_t extents = plan.extents;
+  auto* times = own_table<uint64_t>(extents);
+  Here here(extents, plan.handler_count);
+  Window window(here, plan.directory, extents, true);
+  window.spill_all();
+  for (uint64_t round = 0; round < plan.rounds; round++) {
     LinkNode node(here.link);
     node.connect(0);
-    for (uint64_t i = 0; i < extents; i++) {
-      btd::NodeCompletion done;
-      const uint64_t start = bench::now_ns();
-      node.read(0, i * 7919 % extents, 0);
-      while (node.poll(&done, 1, 20) == 0) {
-      }
-      times[i] = bench::now_ns() - start;
-    }
-    const uint64_t link_p50 = percentile(times, extents, 50);
-    std::printf(
-        "{\"test\":\"far fault\",\"round\":%lu,\"bare_64k_ns\":%lu,\"bare_64k_p99_ns\":%lu,"
-        "\"bare_4k_ns\":%lu,\"bare_beside_ns\":%lu,\"far_ns\":%lu,\"far_p99_ns\":%lu,"
-        "\"link_ns\":%lu,\"ratio\":%.3f,\"ratio_beside\":%.3f}\n",
-        round, bare_p50[0], bare_p99[0], bare_p50[1], beside_p50, ours_p50, ours_p99, link_p50,
-        static_cast<double>(ours_p50 - link_p50) / static_cast<double>(bare_p50[0]),
-        static_cast<double>(ours_p50 - link_p50) / static_cast<double>(beside_p50));
+    const Touches touches(window, node, times, round);
+    std::printf("{\"test\":\"far fault\",\"round\":%lu,\"bare_4k_ns\":%lu,", round,
+                touch_bare(extents, kPageBytes, times, round));
+    touches.print();
+    std::puts("}");
     std::fflush(stdout);
   }
+  munmap(times, extents * sizeof(uint64_t));
 }
 
-void sequential(uint64_t extents, uint64_t rounds, uint64_t delay_us, uint64_t megabytes_per_s) {
-  Here here(extents);
-  Window window(here, extents, true);
-  for (uint64_t round = 0; round < rounds; round++) {
+void sequential(const FarPlan& plan, uint64_t delay_us, uint64_t megabytes_per_s) {
+  const uint64_t extents = plan.extents;
+  Here here(extents, plan.handler_count);
+  Window window(here, plan.directory, extents, true);
+  for (uint64_t round = 0; round < plan.rounds; round++) {
     here.link.delay_ns = 0;
     here.link.bytes_per_us = 0;
     window.spill_all();
     here.link.delay_ns = delay_us * 1000;
     here.link.bytes_per_us = megabytes_per_s;
-    const double bytes = static_cast<double>(extents * kFarExtentBytes);
     // The link alone, 16 deep.
     LinkNode node(here.link);
     node.connect(0);
-    uint64_t start = bench::now_ns();
-    uint64_t posted = 0;
-    uint64_t done_count = 0;
-    for (; posted < btd::kNodeDepth; posted++) node.read(static_cast<uint32_t>(posted), posted, 0);
-    while (done_count < extents) {
-      btd::NodeCompletion done[btd::kNodeDepth];
-      const uint32_t found = node.poll(done, btd::kNodeDepth, 100);
-      for (uint32_t i = 0; i < found; i++, done_count++)
-        if (posted < extents) node.read(done[i].slot, posted++, 0);
-    }
-    const double link_rate = bytes / static_cast<double>(bench::now_ns() - start);
+    const double link_rate = read_all(node, extents, nullptr);
 
     double rates[2];
     for (bool ahead : {false, true}) {
       window.drain();
       window.far.pager().may_prefetch = ahead;
       window.set_near(2 * extents);
-      start = bench::now_ns();
-      for (uint64_t offset = 0; offset < extents * kFarExtentBytes; offset += 4096)
-        *static_cast<volatile char*>(window.far.base() + offset);
-      rates[ahead] = bytes / static_cast<double>(bench::now_ns() - start);
+      rates[ahead] = read_in_order(window.far.base(), extents * kFarExtentBytes);
     }
     window.far.pager().may_prefetch = false;
     // Pages of 4 KiB on demand, each with the link's delay and its share of the bandwidth.
@@ -238,126 +106,16 @@ void sequential(uint64_t extents, uint64_t rounds, uint64_t delay_us, uint64_t m
     double demand_rate;
     {
       Bare bare((pages + 1) * 4096, 4096, wait_ns);
-      start = bench::now_ns();
-      for (uint64_t i = 0; i < pages; i++) *static_cast<volatile char*>(bare.base + i * 4096);
-      demand_rate =
-          static_cast<double>(pages * 4096) / static_cast<double>(bench::now_ns() - start);
+      demand_rate = read_in_order(bare.base, pages * kPageBytes);
     }
     std::printf(
         "{\"test\":\"far sequential\",\"round\":%lu,\"delay_us\":%lu,\"link_mb_s\":%.0f,"
         "\"far_mb_s\":%.0f,\"far_no_prefetch_mb_s\":%.0f,\"demand_4k_mb_s\":%.0f,"
         "\"of_link\":%.3f,\"over_demand\":%.1f}\n",
-        round, delay_us, link_rate * 1000, rates[1] * 1000, rates[0] * 1000, demand_rate * 1000,
-        rates[1] / link_rate, rates[1] / demand_rate);
+        round, delay_us, link_rate, rates[1], rates[0], demand_rate, rates[1] / link_rate,
+        rates[1] / demand_rate);
     std::fflush(stdout);
   }
-}
-
-// All extents by one client, 16 at a time, each put into `window` if there is one; MB/s.
-double read_all(btd::Node& node, uint64_t extents, Bare* window) {
-  const uint64_t start = bench::now_ns();
-  uint64_t posted = 0;
-  for (; posted < btd::kNodeDepth; posted++) node.read(static_cast<uint32_t>(posted), posted, 0);
-  for (uint64_t done_count = 0; done_count < extents;) {
-    btd::NodeCompletion done[btd::kNodeDepth];
-    const uint32_t found = node.poll(done, btd::kNodeDepth, 1000);
-    for (uint32_t i = 0; i < found; i++, done_count++) {
-      if (done[i].status != btd::NodeStatus::kGood) bench::fail("a read failed");
-      if (window != nullptr) window->put(done_count, node.buffer(done[i].slot));
-      if (posted < extents) node.read(done[i].slot, posted++, 0);
-    }
-  }
-  return 1000.0 * static_cast<double>(extents * kFarExtentBytes) /
-         static_cast<double>(bench::now_ns() - start);
-}
-
-// The same bytes over the raw link.
-double take_all(RawLink& raw, char* to, uint64_t extents) {
-  const uint64_t start = bench::now_ns();
-  uint64_t asked = 0;
-  for (; asked < btd::kNodeDepth; asked++) raw.ask(kFarExtentBytes);
-  for (uint64_t taken = 0; taken < extents; taken++) {
-    raw.take(to + taken % btd::kNodeDepth * kFarExtentBytes, kFarExtentBytes);
-    if (asked++ < extents) raw.ask(kFarExtentBytes);
-  }
-  return 1000.0 * static_cast<double>(extents * kFarExtentBytes) /
-         static_cast<double>(bench::now_ns() - start);
-}
-
-// Bare demand over the raw link, in units; MB/s.
-double demand(RawLink& raw, uint64_t unit, uint64_t count) {
-  Bare bare((count + 1) * unit, unit, [&raw](char* to, uint64_t bytes) {
-    raw.ask(static_cast<uint32_t>(bytes));
-    raw.take(to, bytes);
-  });
-  const uint64_t start = bench::now_ns();
-  for (uint64_t i = 0; i < count; i++) *static_cast<volatile char*>(bare.base + i * unit);
-  return 1000.0 * static_cast<double>(count * unit) / static_cast<double>(bench::now_ns() - start);
-}
-
-void tcp(uint64_t extents, uint64_t rounds, uint32_t handler_count, const char* program) {
-  auto* times = bench::own_table<uint64_t>(extents);
-  auto* buffers = bench::own_table<char>(btd::kNodeDepth * kFarExtentBytes);
-  TcpNode node(program, directory, 2 * extents, handler_count);
-  RawLink raw;
-  Window window(node, extents, true);
-  for (uint64_t round = 0; round < rounds; round++) {
-    window.spill_all();
-    const double raw_rate = take_all(raw, buffers, extents);
-    const double transport_rate = read_all(node.ours(), extents, nullptr);
-    double bare_rate;
-    {
-      Bare bare(extents * kFarExtentBytes, kFarExtentBytes);
-      bare_rate = read_all(node.ours(), extents, &bare);
-    }
-    const double demand_rate = demand(raw, 4096, 4 * extents);
-    window.far.pager().may_prefetch = true;
-    window.set_near(2 * extents);
-    uint64_t start = bench::now_ns();
-    for (uint64_t offset = 0; offset < extents * kFarExtentBytes; offset += 4096)
-      *static_cast<volatile char*>(window.far.base() + offset);
-    const double far_rate = 1000.0 * static_cast<double>(extents * kFarExtentBytes) /
-                            static_cast<double>(bench::now_ns() - start);
-    window.far.pager().may_prefetch = false;
-
-    window.drain();
-    window.set_near(2 * extents);
-    touch_all(window.far.base(), kFarExtentBytes, extents, times, round);
-    const uint64_t far_p50 = percentile(times, extents, 50);
-    const uint64_t far_p99 = percentile(times, extents, 99);
-    for (uint64_t i = 0; i < extents; i++) {
-      btd::NodeCompletion done;
-      start = bench::now_ns();
-      node.ours().read(0, i * 7919 % extents, 0);
-      while (node.ours().poll(&done, 1, 20) == 0) {
-      }
-      times[i] = bench::now_ns() - start;
-    }
-    const uint64_t transport_p50 = percentile(times, extents, 50);
-    uint64_t bare_p50;
-    {
-      Bare bare((extents + 1) * kFarExtentBytes, kFarExtentBytes, uint64_t{0});
-      touch_all(bare.base, kFarExtentBytes, extents, times, round);
-      bare_p50 = percentile(times, extents, 50);
-    }
-    const uint64_t beside_p50 = bare_beside(extents, times, round);
-    const double ours = static_cast<double>(far_p50) - static_cast<double>(transport_p50);
-    std::printf(
-        "{\"test\":\"far tcp\",\"round\":%lu,\"raw_mb_s\":%.0f,\"transport_mb_s\":%.0f,"
-        "\"bare_mb_s\":%.0f,"
-        "\"far_mb_s\":%.0f,\"demand_4k_mb_s\":%.0f,\"far_ns\":%lu,\"far_p99_ns\":%lu,"
-        "\"transport_ns\":%lu,\"bare_64k_ns\":%lu,\"bare_beside_ns\":%lu,\"of_raw\":%.3f,\"of_"
-        "transport\":%.3f,\"of_"
-        "bare\":%.3f,"
-        "\"over_demand\":%.1f,\"ratio\":%.3f,\"ratio_beside\":%.3f}\n",
-        round, raw_rate, transport_rate, bare_rate, far_rate, demand_rate, far_p50, far_p99,
-        transport_p50, bare_p50, beside_p50, far_rate / raw_rate, far_rate / transport_rate,
-        far_rate / bare_rate, far_rate / demand_rate, ours / static_cast<double>(bare_p50),
-        ours / static_cast<double>(beside_p50));
-    std::fflush(stdout);
-  }
-  munmap(times, extents * sizeof(uint64_t));
-  munmap(buffers, btd::kNodeDepth * kFarExtentBytes);
 }
 
 // build/tools/node/bartenderd, beside build/bench/far.
@@ -392,12 +150,46 @@ uint64_t thread_ns(const char* name) {
   return found;
 }
 
-void evict(uint64_t extents, uint64_t rounds) {
-  Here here(extents);
-  Window window(here, extents, true);
+// The least that eviction is made of, as cheap as the kernel has it: unmap sixteen, then read each
+// and punch it; processor time of an extent.
+double bare_evict_us(uint64_t extents, bool is_dirty) {
+  const uint64_t bytes = extents * kFarExtentBytes;
+  const int file = memfd_create("bare", MFD_CLOEXEC);
+  if (file < 0 || ftruncate(file, static_cast<off_t>(bytes)) != 0) fail("no window");
+  void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  if (mapped == MAP_FAILED) fail("no window");
+  auto* base = static_cast<char*>(mapped);
+  std::memset(base, 1, bytes);
+  auto* buffer = own_table<char>(kFarExtentBytes);
+  auto now = [] {
+    timespec time;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return static_cast<double>(time.tv_sec) * 1e6 + static_cast<double>(time.tv_nsec) / 1e3;
+  };
+  const double start = now();
+  for (uint64_t i = 0; i < extents; i++) {
+    if (i % 16 == 0)
+      madvise(base + i * kFarExtentBytes, std::min<uint64_t>(16, extents - i) * kFarExtentBytes,
+              MADV_DONTNEED);
+    const auto offset = static_cast<off_t>(i * kFarExtentBytes);
+    if (is_dirty && pread(file, buffer, kFarExtentBytes, offset) <= 0) fail("no bytes");
+    if (fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, kFarExtentBytes) != 0)
+      fail("cannot punch");
+  }
+  const double took = now() - start;
+  munmap(base, bytes);
+  munmap(buffer, kFarExtentBytes);
+  close(file);
+  return took / static_cast<double>(extents);
+}
+
+void evict(const FarPlan& plan) {
+  const uint64_t extents = plan.extents;
+  Here here(extents, plan.handler_count);
+  Window window(here, plan.directory, extents, true);
   window.spill_all();
   here.link.keeps = false;  // the transport's part is not ours
-  for (uint64_t round = 0; round < rounds; round++) {
+  for (uint64_t round = 0; round < plan.rounds; round++) {
     double cost_us[2];
     for (bool is_dirty : {false, true}) {
       window.set_near(2 * extents);
@@ -411,32 +203,36 @@ void evict(uint64_t extents, uint64_t rounds) {
       cost_us[is_dirty] = static_cast<double>(thread_ns("far-evictor") - before) / 1000.0 /
                           static_cast<double>(extents);
     }
-    std::printf("{\"test\":\"far evict\",\"round\":%lu,\"dirty_us\":%.2f,\"clean_us\":%.2f}\n",
-                round, cost_us[1], cost_us[0]);
+    const double bare_us[2] = {bare_evict_us(extents, false), bare_evict_us(extents, true)};
+    std::printf(
+        "{\"test\":\"far evict\",\"round\":%lu,\"dirty_us\":%.2f,\"clean_us\":%.2f,"
+        "\"bare_dirty_us\":%.2f,\"bare_clean_us\":%.2f,\"dirty_ratio\":%.3f}\n",
+        round, cost_us[1], cost_us[0], bare_us[1], bare_us[0], cost_us[1] / bare_us[1]);
     std::fflush(stdout);
   }
 }
 
-void write(uint64_t extents, uint64_t rounds, const char* tracking) {
-  auto* times = bench::own_table<uint64_t>(extents * btd::kPagesPerExtent);
+void write(const FarPlan& plan, const char* tracking) {
+  const uint64_t extents = plan.extents;
+  auto* times = own_table<uint64_t>(extents * btd::kPagesPerExtent);
   for (bool tracks_async : {true, false}) {
     if (std::strcmp(tracking, tracks_async ? "sync" : "async") == 0) continue;
-    Here here(extents);
-    Window window(here, extents, tracks_async);
-    for (uint64_t round = 0; round < rounds; round++) {
+    Here here(extents, plan.handler_count);
+    Window window(here, plan.directory, extents, tracks_async);
+    for (uint64_t round = 0; round < plan.rounds; round++) {
       window.spill_all();
       window.set_near(2 * extents);
       for (uint64_t i = 0; i < extents; i++) *static_cast<volatile char*>(window.at(i));
-      const uint64_t begin = bench::now_ns();
+      const uint64_t begin = now_ns();
       for (uint64_t page = 0; page < extents * btd::kPagesPerExtent; page++) {
         volatile char* byte = window.far.base() + page * 4096;
-        const uint64_t start = bench::now_ns();
+        const uint64_t start = now_ns();
         *byte = 1;
-        times[page] = bench::now_ns() - start;
+        times[page] = now_ns() - start;
       }
-      const uint64_t all = bench::now_ns() - begin;
+      const uint64_t all = now_ns() - begin;
       const uint64_t count = extents * btd::kPagesPerExtent;
-      auto* sorted = bench::own_table<uint64_t>(count);
+      auto* sorted = own_table<uint64_t>(count);
       std::memcpy(sorted, times, count * sizeof(uint64_t));
       const uint64_t page_p50 = percentile(sorted, count, 50);
       munmap(sorted, count * sizeof(uint64_t));
@@ -455,30 +251,33 @@ void write(uint64_t extents, uint64_t rounds, const char* tracking) {
 }
 
 }  // namespace
+}  // namespace bench
 
 int main(int argc, char** argv) {
-  bench::Options options(argc, argv);
+  using namespace bench;
+  Options options(argc, argv);
   const char* what = options.word("all");
-  const uint64_t extents = options.number("--extents", 1024);
-  const uint64_t rounds = options.number("--rounds", 5);
   const char* given = options.text("--directory", nullptr);
+  char directory[256];
   std::snprintf(directory, sizeof(directory), "%s",
                 given != nullptr ? given : "/dev/shm/bartender-bench-XXXXXX");
-  if (given == nullptr && mkdtemp(directory) == nullptr) bench::fail("no directory");
-  std::snprintf(window_path, sizeof(window_path), "%s/window", directory);
+  if (given == nullptr && mkdtemp(directory) == nullptr) fail("no directory");
+  // As many handlers as an arena's far tier has.
+  const auto handlers = static_cast<uint32_t>(
+      options.number("--handlers", sysconf(_SC_NPROCESSORS_ONLN) > 1 ? 2 : 1));
+  const FarPlan plan = {options.number("--extents", 1024), options.number("--rounds", 5), handlers,
+                        directory};
+  const char* program = options.text("--bartenderd", bartenderd());
   auto is_asked = [&](const char* name) {
     return std::strcmp(what, "all") == 0 || std::strcmp(what, name) == 0;
   };
-  if (is_asked("fault")) fault(extents, rounds);
+  if (is_asked("fault")) fault(plan);
   if (is_asked("sequential"))
-    sequential(extents, rounds, options.number("--delay-us", 20), options.number("--mb-s", 1000));
-  // As many handlers as an arena's far tier has.
-  const uint64_t handlers = options.number("--handlers", sysconf(_SC_NPROCESSORS_ONLN) > 1 ? 2 : 1);
-  if (is_asked("tcp"))
-    tcp(extents, rounds, static_cast<uint32_t>(handlers),
-        options.text("--bartenderd", bartenderd()));
-  if (is_asked("evict")) evict(extents, rounds);
-  if (is_asked("write")) write(extents, rounds, options.text("--tracking", "both"));
+    sequential(plan, options.number("--delay-us", 20), options.number("--mb-s", 1000));
+  if (is_asked("tcp")) far_tcp(plan, program);
+  if (std::strcmp(what, "zram") == 0) far_zram(plan, program);
+  if (is_asked("evict")) evict(plan);
+  if (is_asked("write")) write(plan, options.text("--tracking", "both"));
   if (given == nullptr) rmdir(directory);
   return 0;
 }

@@ -1,9 +1,11 @@
 // A memory node in this process behind a link that is made up: so what is measured is the pager.
 #pragma once
 
+#include <sched.h>
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "core/spill/node.hpp"
@@ -18,16 +20,19 @@ struct Link {
   char* store = nullptr;  // one copy of each extent
   uint64_t* generations = nullptr;
   uint64_t delay_ns = 0;
-  uint64_t bytes_per_us = 0;  // 0: no limit
-  bool keeps = true;          // false: a write costs nothing
-  uint64_t free_at_ns = 0;    // one reader at a time
+  uint64_t bytes_per_us = 0;             // 0: no limit
+  bool keeps = true;                     // false: a write costs nothing
+  std::atomic<uint64_t> free_at_ns = 0;  // one reader at a time
 
   uint64_t due() {
     const uint64_t now = now_ns();
-    uint64_t start = std::max(now, free_at_ns);
-    if (bytes_per_us != 0) start += kFarExtentBytes * 1000 / bytes_per_us;
-    free_at_ns = start;
-    return start + delay_ns;
+    uint64_t free_at = free_at_ns;
+    uint64_t end;
+    do {
+      end = std::max(now, free_at);
+      if (bytes_per_us != 0) end += kFarExtentBytes * 1000 / bytes_per_us;
+    } while (!free_at_ns.compare_exchange_weak(free_at, end));
+    return end + delay_ns;
   }
 };
 
@@ -80,6 +85,7 @@ class LinkNode final : public btd::Node {
                         one.is_read ? link_.generations[one.extent] : 0};
       }
       if (count > 0 || now >= until) return count;
+      sched_yield();  // as a thread that waits for a real node gives its processor up
     }
   }
   void close() noexcept override { is_connected_ = false; }

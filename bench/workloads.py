@@ -177,16 +177,23 @@ def far_workloads():
     def far(name, command, full, quick, value, unit):
         return Workload(name, 'far', command, full, quick, value, unit, only_persistent=True, own=True)
 
-    return [
-        far('far fault / bare', 'far fault --rounds 1 --extents {n}', 1024, 512, 'ratio_beside', 'x'),
+    found = [
+        far('far fault / bare', 'far fault --rounds 1 --extents {n}', 1024, 512, 'kept_ratio', 'x'),
         far('far sequential', 'far sequential --rounds 1 --extents {n}', 1024, 512, 'of_link', 'x'),
-        far('far fault / bare, TCP', 'far tcp --rounds 1 --extents {n}', 1024, 512, 'ratio_beside', 'x'),
+        far('far fault / bare, TCP', 'far tcp --rounds 1 --extents {n}', 1024, 512, 'kept_ratio', 'x'),
         far('far sequential, TCP', 'far tcp --rounds 1 --extents {n}', 1024, 512, 'of_transport', 'x'),
         far('far first write', 'far write --tracking async --rounds 1 --extents {n}', 512, 256,
             'page_ns', 'ns'),
         far('far eviction', 'far evict --rounds 1 --extents {n}', 1024, 512, 'dirty_us', 'us'),
         far('far node killed', 'far_deaths nodes --json --count {n}', 10, 4, 'stall_p99_ms', 'ms'),
     ]
+    if os.access('/sys/class/zram-control/hot_add', os.R_OK):  # where root has it
+        found += [
+            far('far touch / zram', 'far zram --rounds 1 --extents {n}', 1024, 512, 'touch_ratio', 'x'),
+            far('far in order / zram', 'far zram --rounds 1 --extents {n}', 1024, 512,
+                'in_order_ratio', 'x'),
+        ]
+    return found
 
 
 class RealProgram:
