@@ -26,10 +26,11 @@ class Carrier {
   // After it.  version: the one that both speak.
   virtual void start(const wire::Accept& accept, uint16_t version) noexcept = 0;
 
-  // post() sends what a slot has begun, or leaves that to the next progress(); that takes what has
-  // come, too, and tells the slots.  false: the connection must be closed, and what is in flight
+  // post() sends what a slot has begun, or leaves that to flush(); progress() does that too, takes
+  // what has come and tells the slots.  false: the connection must be closed, and what is in flight
   // has the status failure().
   virtual bool post(const wire::Message& message) noexcept = 0;
+  virtual bool flush() noexcept { return true; }
   virtual bool progress() noexcept = 0;
   NodeStatus failure() const { return failure_; }
   // Until progress() may have something to do, at most wait_us.

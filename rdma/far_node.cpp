@@ -95,8 +95,16 @@ NodeStatus FarNode::greet(Carrier& carrier, uint64_t deadline_ms) noexcept {
 bool FarNode::post(const Message* message) noexcept {
   if (message == nullptr) return false;
   ErrnoKept kept;
-  if (!carrier_->post(*message)) drop(carrier_->failure());
+  if (!carrier_->post(*message) || (!is_gathering_ && !carrier_->flush()))
+    drop(carrier_->failure());
   return true;  // and poll() reports it
+}
+
+void FarNode::gather(bool is_on) noexcept {
+  is_gathering_ = is_on;
+  if (is_on || !is_connected()) return;
+  ErrnoKept kept;
+  if (!carrier_->flush()) drop(carrier_->failure());
 }
 
 bool FarNode::read(uint32_t slot, uint64_t extent, uint64_t generation_min) noexcept {

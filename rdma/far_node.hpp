@@ -37,6 +37,7 @@ class FarNode final : public Node {
   bool release(uint32_t slot, uint64_t extent) noexcept override;
   bool list(uint32_t slot, uint64_t first_extent) noexcept override;
   uint32_t poll(NodeCompletion* out, uint32_t count_max, uint32_t wait_us) noexcept override;
+  void gather(bool is_on) noexcept override;
   void close() noexcept override { drop(NodeStatus::kLost); }
 
   // A wire::NodeState and its ArenaStatus from the given index on into the buffer.
@@ -64,6 +65,7 @@ class FarNode final : public Node {
   uint32_t operation_ms_ = kOperationMsDefault;
 
   Carrier* carrier_ = nullptr;   // nullptr: not connected
+  bool is_gathering_ = false;    // what is posted waits
   bool is_pending_ = false;      // verbs_ is on its way; connect() goes on with it
   bool is_greeting_ = false;     // the hello of this attempt is out
   uint64_t verbs_until_ms_ = 0;  // while it is pending

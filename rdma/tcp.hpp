@@ -2,7 +2,7 @@
 //
 // Everything is in the object: no call makes more than socket calls, none allocates.  Requests
 // leave in the order in which they were posted, straight from the slots, all that were posted since
-// the last progress() in one call.  Replies come in any order.
+// the last flush() in one call.  Replies come in any order.
 //
 // After the handshake messages carry checksums but no MAC: whoever can change packets on the way
 // can change data.  docs/wire.md says what follows from that.
@@ -23,6 +23,7 @@ class TcpCarrier final : public Carrier {
   NodeStatus receive(wire::Message& message, uint64_t deadline_ms) noexcept override;
   void start(const wire::Accept&, uint16_t) noexcept override { slots_->let_nodes_write(0); }
   bool post(const wire::Message& message) noexcept override;
+  bool flush() noexcept override { return send_queued(); }
   bool progress() noexcept override { return send_queued() && receive_replies(); }
   void wait(uint64_t wait_us) noexcept override;
 

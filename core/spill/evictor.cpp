@@ -245,15 +245,16 @@ uint32_t Evictor::post_writes(uint32_t slot, uint32_t targets) noexcept {
 }
 
 void Evictor::harvest(uint32_t wait_us) noexcept {
-  // All are looked at, which sends what was posted; only one can be waited for.
+  // Only one node can be waited for; if others are asked too, after a look at all.
   uint32_t found = 0;
-  uint32_t asked = pager_->node_count;
+  uint32_t asked_count = 0;
+  uint32_t asked = 0;
   for (uint32_t i = 0; i < pager_->node_count; i++) {
     if (!is_asked(i)) continue;
+    if (asked_count++ > 0) found += harvest_node(asked, 0);
     asked = i;
-    found += harvest_node(i, 0);
   }
-  if (found == 0 && wait_us > 0 && asked < pager_->node_count) harvest_node(asked, wait_us);
+  if (asked_count > 0) harvest_node(asked, found == 0 ? wait_us : 0);
 }
 
 bool Evictor::is_asked(uint32_t node) const noexcept {

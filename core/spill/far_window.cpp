@@ -199,6 +199,7 @@ void FarWindow::close() noexcept {
   is_open_ = false;
   pager_.is_stopping.store(true, std::memory_order_release);
   pager_.evictor_call.raise();
+  pager_.help_call.raise();
   // One ring ends one handler, and a page can be rung once.
   uint32_t running = 1;
   for (const HandlerThread& one : handlers_) running += one.is_running;

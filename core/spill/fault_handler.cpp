@@ -17,7 +17,7 @@ constexpr uint32_t kConnectMs = 50;
 constexpr uint32_t kRoomWaitUs = 1000;
 constexpr uint32_t kRoomWaits = 200;
 constexpr uint32_t kRoomWaitsAlone = 2;
-constexpr uint32_t kSleepUs = 1'000'000;
+constexpr uint32_t kSleepUs = 60'000'000;  // there is a call for whatever ends it
 
 alignas(kPageBytes) const char kZeros[kFarExtentBytes] = {};
 
@@ -44,7 +44,8 @@ void FaultHandler::run() noexcept {
   PageFault faults[Userfault::kBatch];
   while (!is_done_ || in_flight_ > 0) {
     if (!is_first_ && in_flight_ == 0) wait_until_needed();
-    uint32_t found = pager_->faults.read(faults, in_flight_ == 0);
+    // One ring is for one handler.
+    uint32_t found = is_done_ ? 0 : pager_->faults.read(faults, in_flight_ == 0);
     for (uint32_t i = 0; i < found; i++) serve(faults[i]);
     if (in_flight_ > 0) harvest(found == 0 ? 20 : 0);
   }
@@ -249,7 +250,10 @@ bool FaultHandler::start_fetch(uint64_t extent, ExtentWord word, const PageFault
 }
 
 void FaultHandler::prefetch(const Run& run) noexcept {
+  if (run.count == 0) return;
+  for (uint32_t i = 0; i < pager_->node_count; i++) nodes_[i]->gather(true);
   const uint32_t count = prefetch_some(run);
+  for (uint32_t i = 0; i < pager_->node_count; i++) nodes_[i]->gather(false);
   if (count == run.count) return;
   pager_->trend_lock.lock();
   pager_->trend.cut(run, count);
@@ -305,6 +309,7 @@ uint32_t FaultHandler::free_slot() noexcept {
     for (uint32_t slot = 0; slot < kNodeDepth; slot++) {
       if (!fetches_[slot].is_active) return slot;
     }
+    pager_->call_for_help();
     harvest(100);  // every operation ends by its deadline
   }
 }
@@ -343,15 +348,16 @@ void FaultHandler::reconnect() noexcept {
 
 void FaultHandler::harvest(uint32_t wait_us) noexcept {
   if (parked_ > 0) retry_parked();
-  // All are looked at, which sends what was posted; only one can be waited for.
+  // Only one node can be waited for; if others are asked too, after a look at all.
   uint32_t found = 0;
-  uint32_t asked = pager_->node_count;
+  uint32_t asked_count = 0;
+  uint32_t asked = 0;
   for (uint32_t i = 0; i < pager_->node_count; i++) {
     if (!is_asked(i)) continue;
+    if (asked_count++ > 0) found += harvest_node(asked, 0);
     asked = i;
-    found += harvest_node(i, 0);
   }
-  if (found == 0 && wait_us > 0 && asked < pager_->node_count) harvest_node(asked, wait_us);
+  if (asked_count > 0) harvest_node(asked, found == 0 ? wait_us : 0);
 }
 
 bool FaultHandler::is_asked(uint32_t node) const noexcept {
@@ -418,9 +424,11 @@ void FaultHandler::install(uint32_t slot) noexcept {
 
   if (word.is_prefetched() && !word.is_wanted() && pager_->maps_protected &&
       pager_->file.write(fetch.extent, data)) {
-    // Frames without a mapping: the first touch is a fault, and says that the run is used.
-    table.store(fetch.extent,
-                word.at_rest(ExtentState::kIdle).with_dirty(false).with_prefetched(true));
+    // Frames without a mapping: the first touch is a fault, and says that the run is used; if that
+    // has come meanwhile, it is known.
+    const ExtentWord idle = word.at_rest(ExtentState::kIdle).with_dirty(false);
+    if (!table.change(fetch.extent, word, idle.with_prefetched(true)))
+      table.store(fetch.extent, idle);
   } else {
     fill(fetch.extent, data, !fetch.is_write);
     table.store(fetch.extent, word.at_rest(ExtentState::kNear).with_dirty(fetch.is_write));

@@ -13,14 +13,14 @@ int32_t processor_of(int32_t thread) noexcept {
   path.text("/proc/self/task/").number(static_cast<uint64_t>(thread)).text("/stat");
   long length = sys::read_file(path.c_str() + std::strlen("bartender: "), text, sizeof(text));
   if (length <= 0) return -1;
-  // proc(5): the name, in brackets, may hold anything; the processor is the 39th field, the one
-  // behind the bracket is the 3rd.
+  // proc(5): the name, in brackets, may hold anything; behind it come the 3rd field and the others,
+  // of which the 39th is the processor and the 40th the real-time priority.
   const char* at = std::strrchr(text, ')');
   for (int field = 2; at != nullptr && field < 39; field++) at = std::strchr(at + 1, ' ');
   if (at == nullptr) return -1;
   int32_t processor = 0;
   for (at++; *at >= '0' && *at <= '9'; at++) processor = processor * 10 + (*at - '0');
-  return processor;
+  return at[0] == ' ' && at[1] == '0' ? processor : -1;
 }
 
 void Follower::start() noexcept {

@@ -16,7 +16,8 @@
 
 namespace btd {
 
-// The processor that a thread of this process is on or was last on; -1: it cannot be known.
+// The processor that a thread of this process is on or was last on.  -1: it cannot be known, or the
+// thread has a real-time priority and would keep others from that processor.
 int32_t processor_of(int32_t thread) noexcept;
 
 class Follower {

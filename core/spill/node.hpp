@@ -72,8 +72,8 @@ class Node {
   // address for the Node's life.
   virtual char* buffer(uint32_t slot) noexcept = 0;
 
-  // The next four post; what is posted may leave only with the next poll(), all together.  false:
-  // the slot is busy or the connection is gone; then nothing will be reported.
+  // The next four post.  false: the slot is busy or the connection is gone; then nothing will be
+  // reported.
 
   // The newest committed generation into the buffer, checksum verified.  kStale if that is below
   // generation_min: then the buffer holds nothing of use.
@@ -90,6 +90,9 @@ class Node {
   // Fills the buffer with NodeEntry of the extents from first_extent on, ascending.  No entries:
   // the end.
   virtual bool list(uint32_t slot, uint64_t first_extent) noexcept = 0;
+
+  // true: what is posted from now on waits, so that gather(false), or poll(), sends it together.
+  virtual void gather(bool) noexcept {}
 
   // Reports up to count_max completions, at once if there are any, else waits up to wait_us for the
   // first.  Reports kTimeout and kLost for slots in flight too.  Returns how many.

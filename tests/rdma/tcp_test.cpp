@@ -209,6 +209,32 @@ BOOST_AUTO_TEST_CASE(what_leaves_in_pieces_arrives_whole) {
   }
 }
 
+// Who asks two nodes and waits for one must not find that the other one was never asked.
+BOOST_AUTO_TEST_CASE(what_is_posted_is_answered_while_nobody_looks) {
+  Scratch slow_scratch, scratch;
+  Daemon slow_daemon(slow_scratch), daemon(scratch);
+  auto slow = node_at(slow_daemon.address(), 1, 300);
+  auto node = node_at(daemon.address(), 1, 300);
+  BOOST_REQUIRE((slow->connect(5000) == NodeStatus::kGood));
+  BOOST_REQUIRE((node->connect(5000) == NodeStatus::kGood));
+  fill(node->buffer(0), 1, 1);
+  BOOST_REQUIRE(node->write(0, 1, 1, kFarExtentBytes));
+  BOOST_TEST((wait_for_one(*node).status == NodeStatus::kGood));
+  for (bool is_gathered : {false, true}) {
+    if (!slow->is_connected()) BOOST_REQUIRE((slow->connect(5000) == NodeStatus::kGood));
+    kill(slow_daemon.pid(), SIGSTOP);
+    BOOST_REQUIRE(slow->read(0, 1, 1));
+    if (is_gathered) node->gather(true);
+    for (uint32_t slot = 0; slot < 4; slot++) BOOST_REQUIRE(node->read(slot, 1, 1));
+    if (is_gathered) node->gather(false);
+    BOOST_TEST((wait_for_one(*slow).status == NodeStatus::kTimeout));
+    kill(slow_daemon.pid(), SIGCONT);
+    // Its own time is over too.
+    for (uint32_t slot = 0; slot < 4; slot++)
+      BOOST_TEST((wait_for_one(*node).status == NodeStatus::kGood));
+  }
+}
+
 BOOST_AUTO_TEST_CASE(a_stopped_node_times_out_and_a_killed_one_is_lost_each_slot_once) {
   for (bool is_kill : {false, true}) {
     Scratch scratch;

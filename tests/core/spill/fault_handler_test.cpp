@@ -29,6 +29,7 @@ struct Fixture {
     auto far = std::make_unique<test::Far>(scratch.file("far"), stores, kExtents, 16);
     far->request.lost_wait_ms = lost_wait_ms;
     far->request.may_prefetch = false;
+    far->request.handler_count = handler_count;
     far->must_open();
     for (uint64_t i = 0; i < kExtents; i++) test::fill(far->at(i), kFarExtentBytes, i);
     for (uint64_t i = 0; i < 32; i++) far->push_out(i, 32, 64);
@@ -37,6 +38,7 @@ struct Fixture {
 
   test::Scratch scratch;
   std::vector<std::unique_ptr<test::FakeStore>> stores = test::make_stores(2);
+  uint32_t handler_count = 1;
 };
 
 sigjmp_buf after_signal;
@@ -329,9 +331,29 @@ BOOST_FIXTURE_TEST_CASE(a_run_goes_on_whichever_handler_fetches_it, Fixture) {
   for (std::thread& reader : readers) reader.join();
   BOOST_TEST(far.stats().prefetched.load() > far.stats().fetched.load() / 2);
   // Each run is known to be used, also those that the program has reached before they were here.
-  BOOST_TEST(far.stats().runs_hit.load() >= 2 * kEach / Trend::kAheadMax);
+  // Before Linux 6.4 only those: a clean extent cannot be kept unmapped.
+  if (far.window->pager().maps_protected)
+    BOOST_TEST(far.stats().runs_hit.load() >= 2 * kEach / Trend::kAheadMax);
   BOOST_TEST(far.stats().faults - faults_before < 4 * kEach);
   BOOST_TEST(far.stats().poisoned.load() == 0U);
+}
+
+// The first handler has a run on its way, and the other one sleeps.
+BOOST_FIXTURE_TEST_CASE(a_window_closes_while_extents_are_on_their_way, Fixture) {
+  handler_count = 2;
+  for (int round = 0; round < 40; round++) {
+    auto far = filled();
+    test::Far::wait_until([&] {
+      fault(*far, kExtents - 1);
+      return !far->window->pager().wants_help.load();
+    });
+    far->window->pager().may_prefetch = true;
+    for (auto& store : stores) store->delay_us = 3000;
+    for (uint64_t i = 0; far->stats().runs_hit.load() == 0 && i < 32; i++) far->touch(i);
+    far->window->close();
+    for (auto& store : stores) store->delay_us = 0;
+    unlink(scratch.file("far").c_str());
+  }
 }
 
 BOOST_FIXTURE_TEST_CASE(a_window_that_was_closed_can_be_opened_again, Fixture) {

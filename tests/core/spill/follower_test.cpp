@@ -87,6 +87,18 @@ BOOST_FIXTURE_TEST_CASE(finds_the_processor_of_a_thread, Fixture) {
   BOOST_TEST(processor_of(strangers) == -1);
 }
 
+BOOST_FIXTURE_TEST_CASE(no_thread_that_could_starve_a_handler_is_followed, Fixture) {
+  Faulter faulter(all.back());
+  sched_param real_time{.sched_priority = 1};
+  if (sched_setscheduler(faulter.number(), SCHED_FIFO, &real_time) != 0) {
+    BOOST_TEST_MESSAGE("skipped: real-time priorities are refused here");
+    return;
+  }
+  BOOST_TEST(processor_of(faulter.number()) == -1);
+  see(faulter.number(), Follower::kFaults);
+  BOOST_TEST(allowed_processors() == all);
+}
+
 BOOST_FIXTURE_TEST_CASE(follows_from_processor_to_processor, Fixture) {
   BOOST_TEST(follower.processor() == -1);
   for (int32_t processor : all) {
