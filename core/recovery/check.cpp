@@ -297,10 +297,12 @@ void check_arena(const ArenaView& view, CheckListener& listener) {
   for (int copy = 0; copy < 2; copy++) {
     // An older copy is no damage: its owner was killed between the two.
     if (view.copy_state(copy) != ArenaView::CopyState::kBad) continue;
-    checker.report(Fault::kHeaderCopy,
-                   copy == 0 ? "the first copy of the arena header is damaged"
-                             : "the second copy of the arena header is damaged",
-                   static_cast<uint64_t>(copy) * kArenaHeaderBytes, kArenaHeaderBytes, kNoFrame);
+    checker.report(
+        Fault::kHeaderCopy,
+        copy == 0
+            ? "the first copy of the arena header is damaged; the next opening writes it anew"
+            : "the second copy of the arena header is damaged; the next opening writes it anew",
+        static_cast<uint64_t>(copy) * kArenaHeaderBytes, kArenaHeaderBytes, kNoFrame);
   }
   checker.check_reserved(2 * kArenaHeaderBytes, header.root_table_offset);
   checker.check_roots();
