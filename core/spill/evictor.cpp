@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/base/sys.hpp"
+#include "core/spill/poll_nodes.hpp"
 
 namespace btd {
 namespace {
@@ -245,34 +246,18 @@ uint32_t Evictor::post_writes(uint32_t slot, uint32_t targets) noexcept {
 }
 
 void Evictor::harvest(uint32_t wait_us) noexcept {
-  // Only one node can be waited for; if others are asked too, after a look at all.
-  uint32_t found = 0;
-  uint32_t asked_count = 0;
-  uint32_t asked = 0;
-  for (uint32_t i = 0; i < pager_->node_count; i++) {
-    if (!is_asked(i)) continue;
-    if (asked_count++ > 0) found += harvest_node(asked, 0);
-    asked = i;
-  }
-  if (asked_count > 0) harvest_node(asked, found == 0 ? wait_us : 0);
-}
-
-bool Evictor::is_asked(uint32_t node) const noexcept {
-  for (const Writing& writing : writings_)
-    if (writing.is_active && (writing.pending & 1U << node) != 0) return true;
-  return false;
-}
-
-uint32_t Evictor::harvest_node(uint32_t node, uint32_t wait_us) noexcept {
-  NodeCompletion done[kNodeDepth];
-  const uint32_t found = nodes_[node]->poll(done, kNodeDepth, wait_us);
-  for (uint32_t k = 0; k < found; k++) {
-    if (done[k].slot < kNodeDepth && writings_[done[k].slot].is_active &&
-        (writings_[done[k].slot].pending & 1U << node) != 0) {
-      complete(node, done[k]);
-    }
-  }
-  return found;
+  auto is_ours = [](const Writing& writing, uint32_t node) {
+    return writing.is_active && (writing.pending & 1U << node) != 0;
+  };
+  auto is_asked = [&](uint32_t node) {
+    for (const Writing& writing : writings_)
+      if (is_ours(writing, node)) return true;
+    return false;
+  };
+  poll_nodes(nodes_, pager_->node_count, wait_us, is_asked,
+             [&](uint32_t node, const NodeCompletion& done) {
+               if (is_ours(writings_[done.slot], node)) complete(node, done);
+             });
 }
 
 void Evictor::complete(uint32_t node, const NodeCompletion& completion) noexcept {

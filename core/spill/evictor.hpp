@@ -53,8 +53,6 @@ class Evictor {
   uint32_t choose_targets(const Writing& writing) noexcept;
   uint32_t post_writes(uint32_t slot, uint32_t targets) noexcept;
   void harvest(uint32_t wait_us) noexcept;
-  uint32_t harvest_node(uint32_t node, uint32_t wait_us) noexcept;
-  bool is_asked(uint32_t node) const noexcept;
   void complete(uint32_t node, const NodeCompletion& completion) noexcept;
   void finish(uint32_t slot) noexcept;
   void start_release(uint32_t slot, uint64_t extent, uint32_t nodes) noexcept;

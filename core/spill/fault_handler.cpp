@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "core/base/log.hpp"
+#include "core/spill/poll_nodes.hpp"
 
 namespace btd {
 namespace {
@@ -178,9 +179,11 @@ void FaultHandler::lose_frames(uint64_t extent, ExtentWord word) noexcept {
 
 // Whoever touches it from now on gets SIGBUS, never zeros.
 void FaultHandler::poison(uint64_t extent, ExtentWord word, const char* why) noexcept {
+  // Counted before anybody is woken who may look.
+  const bool is_first_lost = pager_->stats.poisoned.fetch_add(1, std::memory_order_relaxed) == 0;
   pager_->file.table().store(extent, word.at_rest(ExtentState::kPoisoned));
   pager_->faults.poison(pager_->address_of(extent), kFarExtentBytes);
-  if (pager_->stats.poisoned.fetch_add(1, std::memory_order_relaxed) != 0) return;
+  if (!is_first_lost) return;
   Line()
       .text("far memory is lost: extent ")
       .number(extent)
@@ -348,34 +351,18 @@ void FaultHandler::reconnect() noexcept {
 
 void FaultHandler::harvest(uint32_t wait_us) noexcept {
   if (parked_ > 0) retry_parked();
-  // Only one node can be waited for; if others are asked too, after a look at all.
-  uint32_t found = 0;
-  uint32_t asked_count = 0;
-  uint32_t asked = 0;
-  for (uint32_t i = 0; i < pager_->node_count; i++) {
-    if (!is_asked(i)) continue;
-    if (asked_count++ > 0) found += harvest_node(asked, 0);
-    asked = i;
-  }
-  if (asked_count > 0) harvest_node(asked, found == 0 ? wait_us : 0);
-}
-
-bool FaultHandler::is_asked(uint32_t node) const noexcept {
-  for (const Fetch& fetch : fetches_)
-    if (fetch.is_active && !fetch.is_parked && fetch.node == node) return true;
-  return false;
-}
-
-uint32_t FaultHandler::harvest_node(uint32_t node, uint32_t wait_us) noexcept {
-  NodeCompletion done[kNodeDepth];
-  const uint32_t found = nodes_[node]->poll(done, kNodeDepth, wait_us);
-  for (uint32_t k = 0; k < found; k++) {
-    if (done[k].slot < kNodeDepth && fetches_[done[k].slot].is_active &&
-        !fetches_[done[k].slot].is_parked && fetches_[done[k].slot].node == node) {
-      complete(done[k]);
-    }
-  }
-  return found;
+  auto is_ours = [this](const Fetch& fetch, uint32_t node) {
+    return fetch.is_active && !fetch.is_parked && fetch.node == node;
+  };
+  auto is_asked = [&](uint32_t node) {
+    for (const Fetch& fetch : fetches_)
+      if (is_ours(fetch, node)) return true;
+    return false;
+  };
+  poll_nodes(nodes_, pager_->node_count, wait_us, is_asked,
+             [&](uint32_t node, const NodeCompletion& done) {
+               if (is_ours(fetches_[done.slot], node)) complete(done);
+             });
 }
 
 // Those whose holders are all gone ask again; a node that was only restarted has what it had.

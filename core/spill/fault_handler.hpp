@@ -53,8 +53,6 @@ class FaultHandler {
   uint32_t free_slot() noexcept;
   bool post(uint32_t slot) noexcept;
   void harvest(uint32_t wait_us) noexcept;
-  uint32_t harvest_node(uint32_t node, uint32_t wait_us) noexcept;
-  bool is_asked(uint32_t node) const noexcept;
   void retry_parked() noexcept;
   void complete(const NodeCompletion& completion) noexcept;
   void install(uint32_t slot) noexcept;
