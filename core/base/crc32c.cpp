@@ -48,8 +48,8 @@ uint32_t by_tables(const uint8_t* bytes, size_t size_bytes, uint32_t crc) {
 // The instruction takes a word a cycle, but its result only after three: so what is long is three
 // lanes side by side, joined by what a lane of zeros would make of the sums before it.  After Gopal
 // et al., "Fast CRC Computation for iSCSI Polynomial Using CRC32 Instruction" (Intel, 2011).
-constexpr size_t kLaneBytes =
-    1360;  // 16 times three lanes are an extent of 64 KiB, but for 256 bytes
+// 16 times three lanes are an extent of 64 KiB, but for 256 bytes.
+constexpr size_t kLaneBytes = 1360;
 
 constexpr auto kLaneOfZeros = [] {
   std::array<std::array<uint32_t, 256>, 4> tables{};

@@ -13,7 +13,7 @@
 #include <cstring>
 
 #include "core/base/check.hpp"
-#include "core/base/log.hpp"
+#include "core/base/path_builder.hpp"
 #include "core/base/sys.hpp"
 #include "core/base/units.hpp"
 
@@ -74,9 +74,11 @@ uint64_t number_in_file(const char* path, const char* name) {
 }  // namespace
 
 uint64_t dax_device_bytes(dev_t device) {
-  Line path;
-  path.text("/sys/dev/char/").number(major(device)).text(":").number(minor(device)).text("/size");
-  uint64_t size_bytes = number_in_file(path.c_str() + std::strlen("bartender: "), "");
+  char path[64];
+  PathBuilder builder(path, sizeof(path));
+  builder.text("/sys/dev/char/").number(major(device)).put(':').number(minor(device)).text("/size");
+  if (!builder.finish()) return 0;
+  uint64_t size_bytes = number_in_file(path, "");
   return size_bytes == UINT64_MAX ? 0 : size_bytes;
 }
 

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "core/base/log.hpp"
+#include "core/base/path_builder.hpp"
 #include "core/base/sys.hpp"
 #include "core/base/units.hpp"
 #include "core/persist/flush_speed.hpp"
@@ -103,12 +104,12 @@ bool has_eadr() noexcept {
 
 bool has_eadr_by_sysfs(const char* root) noexcept {
   bool is_any = false;
-  for (uint64_t region = 0; region < kRegionsMax; region++) {
-    Line path;
-    path.text(root).text("/bus/nd/devices/region").number(region).text("/persistence_domain");
+  for (unsigned region = 0; region < kRegionsMax; region++) {
+    char path[512];
+    PathBuilder builder(path, sizeof(path));
+    builder.text(root).text("/bus/nd/devices/region").number(region).text("/persistence_domain");
     char text[64];
-    if (sys::read_file(path.c_str() + std::strlen("bartender: "), text, sizeof(text)) <= 0)
-      continue;
+    if (!builder.finish() || sys::read_file(path, text, sizeof(text)) <= 0) continue;
     // "cpu_cache", "memory_controller", "unknown"
     if (std::strncmp(text, "cpu_cache", std::strlen("cpu_cache")) != 0) return false;
     is_any = true;

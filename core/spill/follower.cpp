@@ -2,17 +2,17 @@
 
 #include <cstring>
 
-#include "core/base/log.hpp"
+#include "core/base/path_builder.hpp"
 #include "core/base/sys.hpp"
 
 namespace btd {
 
 int32_t processor_of(int32_t thread) noexcept {
+  char path[64];
   char text[1024];
-  Line path;
-  path.text("/proc/self/task/").number(static_cast<uint64_t>(thread)).text("/stat");
-  long length = sys::read_file(path.c_str() + std::strlen("bartender: "), text, sizeof(text));
-  if (length <= 0) return -1;
+  PathBuilder builder(path, sizeof(path));
+  builder.text("/proc/self/task/").number(static_cast<unsigned>(thread)).text("/stat");
+  if (!builder.finish() || sys::read_file(path, text, sizeof(text)) <= 0) return -1;
   // proc(5): the name, in brackets, may hold anything; behind it come the 3rd field and the others,
   // of which the 39th is the processor and the 40th the real-time priority.
   const char* at = std::strrchr(text, ')');

@@ -257,16 +257,21 @@ void fault(test::Far& far, uint64_t extent) {
   far.touch(extent);
 }
 
+// Until the first handler serves this thread alone.
+void fault_until_one_serves(test::Far& far, uint64_t extent) {
+  test::Far::wait_until([&] {
+    fault(far, extent);
+    return !far.window->pager().wants_help.load();
+  });
+}
+
 BOOST_FIXTURE_TEST_CASE(one_threads_faults_are_served_beside_it_and_those_of_two_by_two, Fixture) {
   const int all = static_cast<int>(std::thread::hardware_concurrency());
   test::Far far(scratch.file("far"), stores, kExtents, kExtents);
   far.request.handler_count = 2;
   far.must_open();
   Pager& pager = far.window->pager();
-  test::Far::wait_until([&] {
-    fault(far, 0);
-    return !pager.wants_help.load();
-  });
+  fault_until_one_serves(far, 0);
   BOOST_TEST(processors_of("far-handler") == (std::multiset<int>{1, all}));
 
   std::atomic<uint32_t> turn{0};
@@ -299,10 +304,7 @@ BOOST_FIXTURE_TEST_CASE(who_waits_for_room_has_others_served, Fixture) {
   far.request.handler_count = 2;
   far.must_open();
   Pager& pager = far.window->pager();
-  test::Far::wait_until([&] {
-    fault(far, 0);
-    return !pager.wants_help.load();
-  });
+  fault_until_one_serves(far, 0);
   for (auto& store : stores) store->delay_us = 20'000;
   uint64_t extent = 0;
   test::Far::wait_until([&] {
@@ -343,10 +345,7 @@ BOOST_FIXTURE_TEST_CASE(a_window_closes_while_extents_are_on_their_way, Fixture)
   handler_count = 2;
   for (int round = 0; round < 40; round++) {
     auto far = filled();
-    test::Far::wait_until([&] {
-      fault(*far, kExtents - 1);
-      return !far->window->pager().wants_help.load();
-    });
+    fault_until_one_serves(*far, kExtents - 1);
     far->window->pager().may_prefetch = true;
     for (auto& store : stores) store->delay_us = 3000;
     for (uint64_t i = 0; far->stats().runs_hit.load() == 0 && i < 32; i++) far->touch(i);

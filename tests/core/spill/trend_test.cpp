@@ -12,6 +12,16 @@
 namespace btd {
 namespace {
 
+// A trend whose next run is of 4 extents.
+Run run_of_four(Trend& trend) {
+  Run run{};
+  for (uint64_t i = 0; i < 4; i++) run = trend.touch(i);
+  run = trend.hit(run.first);
+  run = trend.hit(run.first);
+  BOOST_TEST(run.count == 4U);
+  return run;
+}
+
 BOOST_AUTO_TEST_CASE(two_equal_steps_are_not_a_trend_and_three_are) {
   Trend trend;
   BOOST_TEST(trend.touch(10).count == 0U);
@@ -49,11 +59,7 @@ BOOST_AUTO_TEST_CASE(runs_double_while_they_are_hit_and_follow_each_other) {
 
 BOOST_AUTO_TEST_CASE(what_was_cut_off_a_run_is_in_the_next_one) {
   Trend trend;
-  Run run{};
-  for (uint64_t i = 0; i < 4; i++) run = trend.touch(i);
-  run = trend.hit(run.first);
-  run = trend.hit(run.first);
-  BOOST_TEST(run.count == 4U);
+  Run run = run_of_four(trend);
   trend.cut(run, 3);
   Run next = trend.hit(run.first);
   BOOST_TEST(next.first == run.first + 3);
@@ -65,11 +71,7 @@ BOOST_AUTO_TEST_CASE(what_was_cut_off_a_run_is_in_the_next_one) {
 
 BOOST_AUTO_TEST_CASE(a_miss_halves_and_asks_for_the_step_anew) {
   Trend trend;
-  Run run{};
-  for (uint64_t i = 0; i < 4; i++) run = trend.touch(i);
-  run = trend.hit(run.first);
-  run = trend.hit(run.first);
-  BOOST_TEST(run.count == 4U);
+  Run run = run_of_four(trend);
   trend.miss(run.first);
   uint64_t at = run.first + 10;
   BOOST_TEST(trend.touch(at).count == 0U);
