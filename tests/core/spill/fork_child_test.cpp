@@ -157,14 +157,8 @@ BOOST_AUTO_TEST_CASE(while_the_parent_evicts_the_child_reads_no_zeros) {
   Node* handler_nodes[] = {nodes[0].get()};
   Node* evictor_nodes[] = {nodes[1].get()};
   Node* child_nodes[] = {nodes[2].get()};
-  FarRequest request;
   const std::string path = scratch.file("far");
-  request.path = path.c_str();
-  request.window_bytes = kExtents * kFarExtentBytes;
-  request.near_bytes = 16 * kFarExtentBytes;
-  request.node_count = 1;
-  request.handler_nodes[0] = handler_nodes;
-  request.evictor_nodes = evictor_nodes;
+  FarRequest request = test::one_node_request(path, kExtents, handler_nodes, evictor_nodes);
   Line why;
   auto window = std::make_unique<FarWindow>();
   BOOST_REQUIRE((window->open(request, why) == Error::kNone));

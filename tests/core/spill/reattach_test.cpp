@@ -223,14 +223,8 @@ BOOST_FIXTURE_TEST_CASE(a_client_killed_at_any_moment_finds_every_word, Fixture)
       Node* handler_nodes[] = {&nodes[0]};
       Node* evictor_nodes[] = {&nodes[1]};
       auto window = std::make_unique<FarWindow>();
-      FarRequest request;
       std::string path = scratch.file("far");
-      request.path = path.c_str();
-      request.window_bytes = kExtents * kFarExtentBytes;
-      request.near_bytes = 16 * kFarExtentBytes;
-      request.node_count = 1;
-      request.handler_nodes[0] = handler_nodes;
-      request.evictor_nodes = evictor_nodes;
+      FarRequest request = test::one_node_request(path, kExtents, handler_nodes, evictor_nodes);
       Line why;
       if (window->open(request, why) != Error::kNone) _exit(1);
       auto at = [&](uint64_t extent, uint64_t page) -> std::atomic<uint64_t>& {

@@ -5,10 +5,11 @@
 
 #include <atomic>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "core/base/crc32c.hpp"
-#include "core/spill/node.hpp"
+#include "core/spill/far_window.hpp"
 
 namespace btd::test {
 
@@ -111,5 +112,18 @@ class SharedNode final : public Node {
   NodeCompletion done_[kNodeDepth];
   uint32_t count_ = 0;
 };
+
+// A window over one such node, with 16 extents near.
+inline FarRequest one_node_request(const std::string& path, uint64_t extents,
+                                   Node* const* handler_nodes, Node* const* evictor_nodes) {
+  FarRequest request;
+  request.path = path.c_str();
+  request.window_bytes = extents * kFarExtentBytes;
+  request.near_bytes = 16 * kFarExtentBytes;
+  request.node_count = 1;
+  request.handler_nodes[0] = handler_nodes;
+  request.evictor_nodes = evictor_nodes;
+  return request;
+}
 
 }  // namespace btd::test
